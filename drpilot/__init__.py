@@ -1,0 +1,1 @@
+"""drpilot: disaster recovery between two EC2-compatible clouds by the pilot-light strategy."""

@@ -1,0 +1,1 @@
+"""The words of the field: states, machines, values, pure rules and the few ports."""

@@ -1,0 +1,334 @@
+"""The few ports: a site, the witness, an action and what it may touch.
+
+A port exists only where there are two implementations. Operations and parameters are EC2's own words: there are no
+cloud-neutral resource classes.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import Enum
+from typing import Any, Generic, Literal, Protocol, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+from drpilot.base.clock import Clock
+from drpilot.domain.fence import Claim
+from drpilot.domain.group import Group
+from drpilot.domain.plain import Json
+from drpilot.domain.plan import Call, Proposal
+from drpilot.domain.point import RecoveryPoint
+
+__all__ = [
+    "Action",
+    "Answer",
+    "CloudError",
+    "Context",
+    "Done",
+    "Effect",
+    "FailureClass",
+    "Idempotency",
+    "Model",
+    "Move",
+    "Site",
+    "Stale",
+    "StandbyView",
+    "StepFailed",
+    "Unseen",
+    "Waiting",
+    "Witness",
+]
+
+
+class FailureClass(Enum):
+    """The closed list of ways a call fails; botocore's exceptions are mapped onto it in one place."""
+
+    THROTTLED = "throttled"
+    TRANSIENT = "transient"
+    TIMEOUT = "timeout"
+    CAPACITY = "capacity"
+    AUTH = "auth"
+    NOT_FOUND = "not_found"
+    CONFLICT = "conflict"
+    INVALID = "invalid"
+    PRECONDITION = "precondition"
+    REJECTED = "rejected"
+    CANCELLED = "cancelled"
+    UNKNOWN = "unknown"
+
+
+Happened = Literal["yes", "no", "unknown"]
+
+
+class CloudError(Exception):
+    """A call that did not answer as wanted. `happened` says whether its effect took place."""
+
+    def __init__(  # noqa: PLR0913 - an error carries what its reader needs, as keywords
+        self,
+        kind: FailureClass,
+        code: str,
+        message: str,
+        *,
+        happened: Happened,
+        site: str = "",
+        operation: str = "",
+        request_id: str = "",
+    ) -> None:
+        self.kind = kind
+        self.code = code
+        self.message = message
+        self.happened = happened
+        self.site = site
+        self.operation = operation
+        self.request_id = request_id
+        super().__init__(f"{site}: {operation}: {code}: {message}")
+
+
+class StepFailed(Exception):
+    """An action's own word that the step failed for certain, with what was expected and observed."""
+
+    def __init__(self, kind: FailureClass, message: str, *, data: Json | None = None) -> None:
+        self.kind = kind
+        self.message = message
+        self.data = data or {}
+        super().__init__(message)
+
+
+class Site(Protocol):
+    """One EC2-compatible endpoint, region and account: the only door to a cloud.
+
+    Both calls raise `CloudError`. Limits, tokens, error kinds, dry run and faults sit behind this door.
+    """
+
+    name: str
+    region: str
+    account: str
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """What the dialect can do, such as `ec2:CopySnapshot`, `ebs`, `dry-run`."""
+
+    def call(self, service: str, operation: str, params: Json, *, token: str | None = None) -> Json:
+        """One call in the cloud's own words; `token` becomes its ClientToken where the operation takes one."""
+
+    def pages(self, service: str, operation: str, params: Json) -> Iterator[Json]:
+        """Each page of a listing; never relies on the server's page size."""
+
+
+class Stale(Exception):
+    """A conditional write lost against another: the witness no longer is what was read."""
+
+
+class Witness(Protocol):
+    """The object in a third place that says which side is active."""
+
+    def read(self, group: str) -> tuple[Claim | None, str]:
+        """The claim and its etag; None and the empty string where none was written yet."""
+
+    def write(self, claim: Claim, *, replaces: str) -> str:
+        """Write if the object still has etag `replaces` (empty: does not exist); raises `Stale`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """A lifecycle fact an action hands back; the engine commits it with the outcome, through the state machines.
+
+    `key` names the object (`shop` for the group, a point's id, `TIER@SITE` for a standby, a site for a fence).
+    `facts` feed the guards, `data` is stored on the row. `unless` lists states in which it is already so.
+    """
+
+    family: str
+    key: str
+    event: str
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    data: Mapping[str, Any] = field(default_factory=dict)
+    unless: tuple[str, ...] = ()
+
+
+O = TypeVar("O", bound=BaseModel)
+I = TypeVar("I", bound=BaseModel)
+
+
+@dataclass(frozen=True, slots=True)
+class Done(Generic[O]):
+    """As wanted, by observation. `warning` makes the step `warned`."""
+
+    output: O
+    moves: tuple[Move, ...] = ()
+    warning: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """There, not yet as wanted. No thread is held; `after_s` is the longest useful time to the next look."""
+
+    handle: Mapping[str, Any]
+    after_s: float = 15.0
+    progress: float | None = None
+    moves: tuple[Move, ...] = ()
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Unseen:
+    """Not there. `certain` means enough consistent looks: it did not happen, do it; else look again."""
+
+    certain: bool
+    why: str
+
+
+Answer = Done[O] | Waiting | Unseen
+
+
+class Idempotency(Enum):
+    """What makes a second call harmless; decides what happens after a lost reply."""
+
+    PURE = "pure"  # only looks
+    TOKEN = "token"  # the cloud knows the token: same call, same token
+    OBSERVE = "observe"  # no token exists: found by tag or name before a repeat
+    RERUN = "rerun"  # sets a state; repeating sets it again
+    ONCE = "once"  # can't be told; a person decides
+
+
+class Effect(Enum):
+    """What an action does to the world."""
+
+    NONE = "none"
+    CREATE = "create"
+    CHANGE = "change"
+    DESTROY = "destroy"
+
+
+@dataclass(frozen=True, slots=True)
+class StandbyView:
+    """The standby of one tier on one site as the journal knows it; `facts` hold ids of what stands there."""
+
+    tier: str
+    site: str
+    state: str
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Context(Protocol):
+    """All that an action may touch."""
+
+    @property
+    def run(self) -> str:
+        """The id of the run."""
+
+    @property
+    def name(self) -> str:
+        """The run as people say it, `shop/232`."""
+
+    @property
+    def path(self) -> str:
+        """The path of the step."""
+
+    @property
+    def mode(self) -> str:
+        """The mode of the run."""
+
+    @property
+    def token(self) -> str:
+        """The idempotency token of this attempt."""
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of the group when driving began."""
+
+    @property
+    def group(self) -> Group:
+        """The group as frozen into the plan."""
+
+    @property
+    def source(self) -> str:
+        """The name of the site in role source."""
+
+    @property
+    def target(self) -> str:
+        """The name of the site in role target."""
+
+    @property
+    def point_id(self) -> str:
+        """The point chosen for, or made by, this run; empty where there is none."""
+
+    @property
+    def clock(self) -> Clock:
+        """The clock."""
+
+    @property
+    def intended_at(self) -> datetime:
+        """When the first intent of this step's present round became durable."""
+
+    @property
+    def resume(self) -> Json | None:
+        """What an earlier attempt of this step stored by `checkpoint`."""
+
+    @property
+    def proposal(self) -> Proposal | None:
+        """What was shown and approved; None for modes that ask nobody."""
+
+    def site(self, role: str) -> Site:
+        """The site in `role` (`source`, `target`) or of that name."""
+
+    def witness(self) -> Witness:
+        """The third place."""
+
+    def sub(self, name: str) -> str:
+        """A token for one of several calls of this attempt, pure in token and name."""
+
+    def tags(self, **extra: str) -> dict[str, str]:
+        """The tags each created resource carries in its create call; keywords add `drpilot:NAME`."""
+
+    def point(self, point_id: str) -> RecoveryPoint:
+        """A recovery point of the group as the journal knows it now."""
+
+    def points(self) -> tuple[RecoveryPoint, ...]:
+        """All recovery points of the group that are not deleted."""
+
+    def standby(self, tier: str, site: str) -> StandbyView:
+        """The standby of `tier` on `site`; state `absent` where there is none."""
+
+    def fenced(self, site: str) -> str:
+        """The state word of the fence of `site`."""
+
+    def checkpoint(self, state: Json) -> None:
+        """Store progress on the attempt; the next attempt gets it as `resume`."""
+
+
+class Model(BaseModel):
+    """Base of action inputs and outputs: strict about unknown keys, frozen."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Action(ABC, Generic[I, O]):
+    """What a runbook step can do: start, observe, undo.
+
+    `start` issues the calls (with the token or the tags of `ctx`) and answers what it then sees. `observe` is the
+    only eye: it verifies a success, settles the unknown and finds before a repeat. `undo` is pure data.
+    """
+
+    name: str
+    summary: str
+    idempotency: Idempotency
+    effect: Effect
+    permissions: tuple[str, ...] = ()
+    protects: bool = False  # fence, promotion and epoch steps are never skipped
+    Input: type[I]
+    Output: type[O]
+
+    @abstractmethod
+    def start(self, ctx: Context, given: I) -> Answer[O]:
+        """Do it. A returned Done is verified by `observe` before it counts."""
+
+    @abstractmethod
+    def observe(self, ctx: Context, given: I) -> Answer[O]:
+        """Look, never touch."""
+
+    def undo(self, given: I, output: O) -> Call | None:
+        """The call that reverses it; None where there is no way back or nothing to reverse."""
+        return None

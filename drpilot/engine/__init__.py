@@ -1,0 +1,1 @@
+"""Deciding purely, driving, settling."""

@@ -1,0 +1,199 @@
+"""Driving a run: hold the lease, decide, commit, act, record; until nothing is left to do or a person is needed.
+
+Attempts run on threads, each bounded by the timeouts of its calls; waits hold no thread. Whoever holds the lease
+drives; losing it stops all writing at once. A signal rolls nothing back: the run stays as it is.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from typing import Any
+
+from drpilot.base.clock import Clock
+from drpilot.base.errors import invariant
+from drpilot.domain.group import Group
+from drpilot.domain.plain import from_plain
+from drpilot.domain.ports import Action
+from drpilot.domain.run import Decision, Holder, Lease, Outcome, RunView
+from drpilot.domain.states import FAMILIES
+from drpilot.engine.attempt import Phase, execute
+from drpilot.engine.context import StepContext, World
+from drpilot.engine.decide import Room, decide
+from drpilot.engine.settle import settle
+from drpilot.journal.journal import Journal
+
+__all__ = ["Driver", "Drive"]
+
+TICK_S = 0.5  # how often an idle driver looks for orders of people
+RENEW_S = 5.0
+_IDLE = frozenset({"waiting", "paused", "awaiting_commit", "clean_failed"})
+
+
+@dataclass(frozen=True, slots=True)
+class Drive:
+    """How one drive ended: the run as it then was; `taken` is False where another living driver holds it."""
+
+    view: RunView
+    taken: bool = True
+    stopped: bool = False
+
+
+@dataclass(slots=True)
+class Driver:
+    """Drives runs of one journal. `seen` is told each new view (progress), `pulse` is called every few seconds."""
+
+    journal: Journal
+    catalogue: Mapping[str, Action[Any, Any]]
+    world: World
+    clock: Clock
+    seen: Callable[[RunView], None] = lambda view: None
+    pulse: Callable[[], None] = lambda: None
+    stop: threading.Event = field(default_factory=threading.Event)
+    parallel: int = 16
+
+    def drive(self, run: str, holder: Holder, *, patient: bool = False, wait_s: float | None = None) -> Drive:
+        """Drive `run` until it finishes, needs a person, or `stop` is set.
+
+        `patient` keeps waiting for persons (bounded by `wait_s`); else the call returns when only a person can go on.
+        Raises `Superseded` when another controller took the run over.
+        """
+        view = self.journal.view(run)
+        lease = self.journal.acquire(view.id, holder)
+        if lease is None:
+            return Drive(self.journal.view(view.id), taken=False)
+        pool = ThreadPoolExecutor(max_workers=self.parallel, thread_name_prefix=f"drpilot-{view.name}")
+        try:
+            drive = _Loop(self, lease, pool, patient, wait_s).run()
+            self.journal.release(lease)
+            return drive
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+class _Loop:
+    def __init__(
+        self, driver: Driver, lease: Lease, pool: ThreadPoolExecutor, patient: bool, wait_s: float | None
+    ) -> None:
+        self.driver = driver
+        self.journal = driver.journal
+        self.clock = driver.clock
+        self.lease = lease
+        self.pool = pool
+        self.patient = patient
+        self.wait_s = wait_s
+        self.futures: dict[str, Future[Outcome]] = {}
+        self.renewed_at = self.clock.monotonic()
+        self.idle_since: float | None = None
+        self.group = driver.journal.group(driver.journal.view(lease.run).group)
+
+    def run(self) -> Drive:
+        view = self.journal.view(self.lease.run)
+        lost = settle(view)
+        if lost:
+            self.journal.commit(self.lease, lost)
+        while True:
+            view = self.journal.view(self.lease.run)
+            self.driver.seen(view)
+            if view.state in FAMILIES["run"].final:
+                return Drive(view)
+            if self.driver.stop.is_set():
+                return self._drain()
+            decision = decide(view, self.clock.now(), Room(self._parallel(view), frozenset(self.futures)))
+            if decision.changes:
+                self.journal.commit(self.lease, decision.changes)
+            self._submit(decision)
+            if decision.changes:
+                continue
+            if self._is_idle(view, decision) and not self._keeps_waiting():
+                return Drive(view)
+            self._collect(decision)
+
+    def _parallel(self, view: RunView) -> int:
+        return max(1, min(view.plan.parallel, self.driver.parallel))
+
+    def _submit(self, decision: Decision) -> None:
+        phases: tuple[tuple[Phase, tuple[str, ...]], ...] = (
+            ("start", decision.start),
+            ("poll", decision.poll),
+            ("look", decision.look),
+        )
+        paths = [path for _, group in phases for path in group]
+        if not paths:
+            return
+        view = self.journal.view(self.lease.run)
+        for phase, chosen in phases:
+            for path in chosen:
+                self.futures[path] = self.pool.submit(self._attempt, view, path, phase)
+
+    def _attempt(self, view: RunView, path: str, phase: Phase) -> Outcome:
+        step = view.steps[path]
+        attempt = step.attempt
+        invariant(attempt is not None, f"{path} was begun without an intent")
+        assert attempt is not None
+        action = self.driver.catalogue[attempt.action]
+        context = StepContext(
+            view=view,
+            step=step,
+            attempt=attempt,
+            group=view_group(view, self.group.group),
+            journal=self.journal,
+            world=self.driver.world,
+            clock=self.clock,
+            save=lambda state: self.journal.checkpoint(self.lease, path, attempt.number, state),
+            intended_at=self.journal.first_intent(view.id, path, attempt.round),
+            epoch=self.group.epoch,
+        )
+        return execute(action, context, phase)
+
+    def _is_idle(self, view: RunView, decision: Decision) -> bool:
+        moving = self.futures or decision.poll or decision.look or decision.start
+        busy_waits = view.state == "waiting" and decision.wake_at is not None and any(
+            step.state == "waiting" and step.planned.gate is None for step in view.steps.values()
+        )
+        return view.state in _IDLE and not moving and not busy_waits
+
+    def _keeps_waiting(self) -> bool:
+        if not self.patient:
+            return self.journal.unread(self.lease.run)
+        if self.idle_since is None:
+            self.idle_since = self.clock.monotonic()
+        return self.wait_s is None or self.clock.monotonic() - self.idle_since < self.wait_s
+
+    def _collect(self, decision: Decision) -> None:
+        """Wait for an outcome, an order, a timer or the lease's renewal, whichever comes first; commit outcomes."""
+        timeout_s = TICK_S
+        if decision.wake_at is not None:
+            timeout_s = min(timeout_s, max(0.01, (decision.wake_at - self.clock.now()).total_seconds()))
+        if self.futures:
+            done, _ = wait(self.futures.values(), timeout=timeout_s, return_when=FIRST_COMPLETED)
+        else:
+            done = set()
+            self.clock.sleep(timeout_s)
+        outcomes = [(path, future) for path, future in self.futures.items() if future in done]
+        for path, _ in outcomes:
+            del self.futures[path]
+        if outcomes:
+            self.idle_since = None
+            self.journal.commit(self.lease, [future.result() for _, future in outcomes])
+            self.renewed_at = self.clock.monotonic()
+        elif self.clock.monotonic() - self.renewed_at >= RENEW_S:
+            self.journal.renew(self.lease)
+            self.renewed_at = self.clock.monotonic()
+            self.driver.pulse()
+
+    def _drain(self) -> Drive:
+        """Let what is in a thread end (its calls are bounded) and record it; start nothing."""
+        done, _ = wait(self.futures.values(), timeout=20.0)
+        outcomes = [future.result() for future in self.futures.values() if future in done]
+        if outcomes:
+            self.journal.commit(self.lease, outcomes)
+        return Drive(self.journal.view(self.lease.run), stopped=True)
+
+
+def view_group(view: RunView, present: Group) -> Group:
+    """The group as frozen into the plan, so that an edited file never changes a live run."""
+    frozen = view.plan.context.get("group")
+    return from_plain(Group, frozen) if frozen else present

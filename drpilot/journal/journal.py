@@ -1,0 +1,357 @@
+"""The journal: create, acquire, commit, post. The only writer of a run's state.
+
+Each durable write of a run is one guarded transaction (`commit`), so crash points can be counted. The guard compares
+holder and term, not the clock: expiry alone fences nobody, a take-over does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy.exc import IntegrityError
+from sqlmodel import Session, col, func, select
+
+from drpilot.base.clock import Chance, Clock, from_micros, micros, rfc3339
+from drpilot.base.errors import DrpilotError
+from drpilot.base.ids import new_id
+from drpilot.domain.plain import from_plain
+from drpilot.domain.plan import Approval, Plan, Proposal
+from drpilot.domain.point import RecoveryPoint
+from drpilot.domain.ports import Move, StandbyView
+from drpilot.domain.run import Change, Holder, Lease, RunView
+from drpilot.journal import chain, views
+from drpilot.journal.apply import Writer
+from drpilot.journal.body import pack, pack_value, stamp, unpack
+from drpilot.journal.database import Database
+from drpilot.journal.holder import is_gone
+from drpilot.journal.registry import Registry
+from drpilot.journal.tables import (
+    ApprovalRow,
+    AttemptRow,
+    GroupRow,
+    PointRow,
+    RequestRow,
+    RunRow,
+    StepRow,
+)
+
+__all__ = ["LEASE_S", "Journal", "NewRun", "Superseded"]
+
+LEASE_S = 15.0  # a living driver renews each 5 s; another host may take over after this long in silence
+
+
+@dataclass(frozen=True, slots=True)
+class NewRun:
+    """What `create` writes. `id` is made beforehand, because tokens and the new point's id derive from it."""
+
+    id: str
+    plan: Plan
+    by: str
+    reason: str = ""
+    proposal: Proposal | None = None
+    approval: Approval | None = None
+    expires_at: datetime | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Superseded(Exception):
+    """Another controller took the run over: stop writing, stop starting."""
+
+    def __init__(self, run: str, by: str) -> None:
+        self.run = run
+        self.by = by
+        super().__init__(f"{run} is driven by {by}")
+
+
+class Journal(Registry):
+    """The one write door. Values go in and out; SQLModel stays inside."""
+
+    def __init__(self, database: Database, clock: Clock, chance: Chance) -> None:
+        super().__init__(database, clock)
+        self.chance = chance
+        self.before_commit: Callable[[Sequence[Change]], None] | None = None  # crash tests count commits here
+        self.after_commit: Callable[[Sequence[Change]], None] | None = None
+
+    def new_id(self) -> str:
+        """A fresh sortable id."""
+        return new_id(self.clock, self.chance)
+
+    # -- runs -----------------------------------------------------------------------------------------------
+
+    def create(self, new: NewRun) -> RunView:
+        """Write a run with its steps and take its lane, in one transaction; raises `lane-busy`.
+
+        A run in lane `move` asks live copies and drills beside it to cancel; it never waits for them.
+        """
+        plan = new.plan
+        try:
+            with self.database.write() as session:
+                group = session.get(GroupRow, plan.group)
+                if group is None:
+                    raise DrpilotError("unknown-group", group=plan.group)
+                self._guard_create(session, group, new)
+                row = self._insert(session, new)
+                if plan.lane == "move":
+                    self._cancel_beside(session, row, new.by)
+                return views.run_view(session, row)
+        except IntegrityError as error:
+            raise self.busy(plan.group, plan.lane) from error
+
+    def _guard_create(self, session: Session, group: GroupRow, new: NewRun) -> None:
+        held = session.exec(
+            select(RunRow).where(RunRow.group == group.name, RunRow.lane == new.plan.lane, RunRow.live == 1)
+        ).first()
+        if held is not None:
+            raise self._busy(held)
+        if group.locked_by is not None and new.plan.lane == "move":
+            raise DrpilotError("locked", group=group.name, by=group.locked_by, why=group.locked_reason or "")
+
+    def _insert(self, session: Session, new: NewRun) -> RunRow:
+        plan, now = new.plan, self.clock.now()
+        last = session.exec(select(func.max(RunRow.number)).where(RunRow.group == plan.group)).one()
+        row = RunRow(
+            id=new.id,
+            group=plan.group,
+            number=(last or 0) + 1,
+            mode=plan.mode,
+            lane=plan.lane,
+            state="created",
+            live=1,
+            point=plan.point,
+            plan=pack_value(plan),
+            plan_digest=plan.digest,
+            proposal=pack_value(new.proposal) if new.proposal else None,
+            by=new.by,
+            reason=new.reason,
+            facts=pack(dict(new.facts)),
+            created_at=micros(now),
+            expires_at=stamp(new.expires_at),
+        )
+        session.add(row)
+        session.flush()
+        for position, step in enumerate(plan.steps):
+            session.add(StepRow(run=row.id, path=step.path, position=position, state="pending"))
+        if new.approval is not None:
+            session.add(ApprovalRow(run=row.id, body=pack_value(new.approval)))
+        writer = Writer(session, now, new.by, plan.group, row)
+        writer.fire("run", f"{row.group}/{row.number}", "", "create", {"lane_held": True}, mode=plan.mode, plan=row.plan_digest, point=plan.point, reason=new.reason, proposal=new.proposal.digest if new.proposal else None)  # fmt: skip
+        session.flush()
+        return row
+
+    def _cancel_beside(self, session: Session, row: RunRow, by: str) -> None:
+        others = session.exec(
+            select(RunRow).where(RunRow.group == row.group, RunRow.live == 1, col(RunRow.lane) != "move")
+        ).all()
+        for other in others:
+            self._post(session, other.id, "cancel", by, comment=f"{row.group}/{row.number} {row.mode} began")
+
+    def busy(self, group: str, lane: str) -> DrpilotError:
+        """The refusal of a second run in a lane, naming the first."""
+        with self.database.read() as session:
+            row = session.exec(
+                select(RunRow).where(RunRow.group == group, RunRow.lane == lane, RunRow.live == 1)
+            ).first()
+            if row is None:
+                return DrpilotError("journal-busy", path=self.database.shown)
+            return self._busy(row)
+
+    @staticmethod
+    def _busy(row: RunRow) -> DrpilotError:
+        name = f"{row.group}/{row.number}"
+        return DrpilotError(
+            "lane-busy",
+            run=name,
+            lane=row.lane,
+            group=row.group,
+            since=rfc3339(from_micros(row.created_at)),
+            by=row.by,
+            data={"run": name, "lane": row.lane, "by": row.by},
+        )
+
+    def acquire(self, run: str, holder: Holder) -> Lease | None:
+        """The right to drive `run`, with a higher term; None while another living driver holds it.
+
+        Take-over needs the lease to have run out, or, on the same host, the holder's process to be gone.
+        """
+        now = self.clock.now()
+        with self.database.write() as session:
+            row = session.get(RunRow, run)
+            if row is None or row.live != 1:
+                return None
+            before = from_plain(Holder, unpack(row.holder)) if row.holder else None
+            held = before is not None and from_micros(row.lease_until) > now and not is_gone(before)
+            if held and before != holder:
+                return None
+            row.term += 1
+            row.holder = pack_value(holder)
+            row.lease_until = micros(now + timedelta(seconds=LEASE_S))
+            session.add(row)
+            writer = Writer(session, now, holder.person, row.group, row)
+            writer.event(
+                "acquired", {"term": row.term, "holder": holder.text, "from": before.text if before else None}
+            )
+            return Lease(row.id, holder, row.term)
+
+    def _guarded(self, session: Session, lease: Lease) -> RunRow:
+        row = session.get_one(RunRow, lease.run)
+        if row.term != lease.term or (row.live == 1 and row.holder != pack_value(lease.holder)):
+            by = from_plain(Holder, unpack(row.holder)).text if row.holder else "nobody"
+            raise Superseded(f"{row.group}/{row.number}", by)
+        return row
+
+    def commit(self, lease: Lease, changes: Sequence[Change]) -> None:
+        """Write `changes` in one guarded transaction: one crash point. Raises `Superseded`."""
+        if self.before_commit is not None:
+            self.before_commit(changes)
+        now = self.clock.now()
+        with self.database.write() as session:
+            row = self._guarded(session, lease)
+            row.lease_until = micros(now + timedelta(seconds=LEASE_S))
+            session.add(row)
+            writer = Writer(session, now, lease.holder.person, row.group, row)
+            for change in changes:
+                writer.apply(change)
+        if self.after_commit is not None:
+            self.after_commit(changes)
+
+    def renew(self, lease: Lease) -> None:
+        """Keep the lease alive; raises `Superseded`."""
+        now = self.clock.now()
+        with self.database.write() as session:
+            row = self._guarded(session, lease)
+            row.lease_until = micros(now + timedelta(seconds=LEASE_S))
+            session.add(row)
+
+    def release(self, lease: Lease) -> None:
+        """Give the run to whoever comes next; silent when it was taken over already."""
+        with self.database.write() as session:
+            row = session.get_one(RunRow, lease.run)
+            if row.term == lease.term:
+                row.lease_until, row.holder = 0, None
+                session.add(row)
+
+    def checkpoint(self, lease: Lease, path: str, number: int, state: dict[str, Any]) -> None:
+        """Store an attempt's progress; a later attempt of the step gets it back."""
+        with self.database.write() as session:
+            self._guarded(session, lease)
+            row = session.get_one(AttemptRow, (lease.run, path, number))
+            row.checkpoint = pack(state)
+            session.add(row)
+
+    # -- orders of people -----------------------------------------------------------------------------------
+
+    def post(self, run: str, kind: str, by: str, *, step: str | None = None, comment: str = "", data: dict[str, Any] | None = None) -> str:  # noqa: E501  # fmt: skip
+        """Insert an order (approve, decline, pause, resume, cancel, retry, skip, settle, commit, rollback)."""
+        with self.database.write() as session:
+            return self._post(session, run, kind, by, step=step, comment=comment, data=data)
+
+    def _post(self, session: Session, run: str, kind: str, by: str, *, step: str | None = None, comment: str = "", data: dict[str, Any] | None = None) -> str:  # noqa: E501  # fmt: skip
+        request = self.new_id()
+        session.add(
+            RequestRow(
+                id=request,
+                run=run,
+                kind=kind,
+                by=by,
+                at=micros(self.clock.now()),
+                step=step,
+                comment=comment,
+                data=pack(data or {}),
+            )
+        )
+        session.flush()
+        return request
+
+    def answered(self, request: str) -> tuple[bool, str]:
+        """Whether an order was read, and why it had no effect (empty if it had)."""
+        with self.database.read() as session:
+            row = session.get_one(RequestRow, request)
+            return row.settled_at is not None, row.refused
+
+    def unread(self, run: str) -> bool:
+        """Whether a person's order waits to be read: what an idle driver asks each half second."""
+        with self.database.read() as session:
+            query = select(RequestRow.id).where(RequestRow.run == run, col(RequestRow.settled_at).is_(None))
+            return session.exec(query).first() is not None
+
+    # -- reading --------------------------------------------------------------------------------------------
+
+    def view(self, run: str) -> RunView:
+        """One run by id, `GROUP/NUMBER` or group name (its live, else latest run)."""
+        with self.database.read() as session:
+            row = session.get(RunRow, run) or views.find_run(session, run)
+            return views.run_view(session, row)
+
+    def runs(self, group: str | None = None, *, live: bool = False, limit: int = 50) -> tuple[RunView, ...]:
+        """Runs, newest first."""
+        with self.database.read() as session:
+            query = select(RunRow).order_by(col(RunRow.created_at).desc()).limit(limit)
+            if group is not None:
+                query = query.where(RunRow.group == group)
+            if live:
+                query = query.where(RunRow.live == 1)
+            return tuple(views.run_view(session, row) for row in session.exec(query).all())
+
+    def attempts(self, run: str) -> list[tuple[str, Any]]:
+        """Every attempt of a run as (step path, AttemptView), in order."""
+        with self.database.read() as session:
+            rows = session.exec(select(AttemptRow).where(AttemptRow.run == run).order_by(col(AttemptRow.intended_at)))
+            return [(row.path, views.attempt_view(row)) for row in rows]
+
+    def first_intent(self, run: str, path: str, round_: int) -> Any:
+        """When the first intent of a step's round became durable; now, where there is none."""
+        with self.database.read() as session:
+            query = select(func.min(AttemptRow.intended_at)).where(
+                AttemptRow.run == run, AttemptRow.path == path, AttemptRow.round == round_
+            )
+            value: int | None = session.exec(query).one()
+            return self.clock.now() if value is None else from_micros(value)
+
+    def points(self, group: str, *, deleted: bool = False) -> tuple[RecoveryPoint, ...]:
+        """The group's recovery points, newest first."""
+        with self.database.read() as session:
+            return views.points_of(session, group, deleted=deleted)
+
+    def point(self, group: str, text: str) -> RecoveryPoint:
+        """The point with id `text` or a unique beginning of it; raises `unknown-point`."""
+        found = [point for point in self.points(group, deleted=True) if point.id.startswith(text)]
+        exact = [point for point in found if point.id == text]
+        if len(exact or found) != 1:
+            raise DrpilotError("unknown-point", point=text, group=group, why="" if not found else "several begin so")
+        return (exact or found)[0]
+
+    def standbys(self, group: str) -> tuple[StandbyView, ...]:
+        """Every standby of the group."""
+        with self.database.read() as session:
+            return views.standbys_of(session, group)
+
+    def events(self, *, run: str | None = None, group: str | None = None, after: int = 0) -> list[chain.Event]:
+        """Events of a run's chain, or all of a group's, or all."""
+        with self.database.read() as session:
+            return chain.events(session, chain=run, group=group, after=after)
+
+    def pin(self, group: str, point: str, by: str | None) -> None:
+        """Keep a point from retention until unpinned (`by` None)."""
+        with self.database.write() as session:
+            row = session.get_one(PointRow, self.point(group, point).id)
+            row.pinned_by = by
+            session.add(row)
+            Writer(session, self.clock.now(), by or "", group).event("pinned", {"point": row.id, "by": by})
+
+    def change(self, group: str, moves: Sequence[Move], by: str, reason: str = "") -> None:
+        """Lifecycle facts outside any run (protect, degrade, quarantine, retire), in one transaction."""
+        with self.database.write() as session:
+            writer = Writer(session, self.clock.now(), by, group)
+            if reason:
+                writer.event("note", {"note": "reason", "text": reason})
+            for move in moves:
+                writer.move(move)
+
+
+def approvals_of(run: RunView, gate: str) -> tuple[Approval, ...]:
+    """The approvals of one gate."""
+    return tuple(approval for approval in run.approvals if approval.gate == gate)
+
