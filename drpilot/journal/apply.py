@@ -280,7 +280,7 @@ class Writer:
                 requested_at=micros(self.now),
             )
         row.state = to
-        data = dict(move.data)
+        data = {key: value for key, value in move.data.items() if key not in ("source", "site")}
         for name in ("captured_at", "completed_at", "proven_at"):
             value = data.pop(name, None)
             if value is not None:

@@ -288,7 +288,7 @@ class Journal(Registry):
     def runs(self, group: str | None = None, *, live: bool = False, limit: int = 50) -> tuple[RunView, ...]:
         """Runs, newest first."""
         with self.database.read() as session:
-            query = select(RunRow).order_by(col(RunRow.created_at).desc()).limit(limit)
+            query = select(RunRow).order_by(col(RunRow.created_at).desc(), col(RunRow.number).desc()).limit(limit)
             if group is not None:
                 query = query.where(RunRow.group == group)
             if live:

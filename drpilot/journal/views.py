@@ -186,7 +186,8 @@ def point_view(row: PointRow, replicas: list[ReplicaRow], pins: frozenset[str]) 
 
 def points_of(session: Session, group: str, *, deleted: bool = False) -> tuple[RecoveryPoint, ...]:
     """The group's points, newest first."""
-    query = select(PointRow).where(PointRow.group == group).order_by(col(PointRow.requested_at).desc())
+    query = select(PointRow).where(PointRow.group == group)
+    query = query.order_by(col(PointRow.requested_at).desc(), col(PointRow.id).desc())
     if not deleted:
         query = query.where(PointRow.state != "deleted")
     rows = session.exec(query).all()

@@ -1,0 +1,34 @@
+"""Past runs by mode: what predictions, the last drill and the freshness of a plan are read from.
+
+A group replicates every few minutes and is drilled once a week, so the newest runs alone would never show a drill.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlmodel import col, select
+
+from drpilot.domain.run import RunView
+from drpilot.journal import views
+from drpilot.journal.journal import Journal
+from drpilot.journal.tables import RunRow
+
+__all__ = ["recoveries", "runs_of"]
+
+
+def runs_of(journal: Journal, group: str, modes: Sequence[str], *, limit: int = 10) -> tuple[RunView, ...]:
+    """The newest runs of a group in one of `modes`, live ones included, newest first."""
+    with journal.database.read() as session:
+        query = (
+            select(RunRow)
+            .where(RunRow.group == group, col(RunRow.mode).in_(list(modes)))
+            .order_by(col(RunRow.number).desc())
+            .limit(limit)
+        )
+        return tuple(views.run_view(session, row) for row in session.exec(query).all())
+
+
+def recoveries(journal: Journal, group: str, *, limit: int = 12) -> tuple[RunView, ...]:
+    """The newest runs that booted a point somewhere: drills, failovers, switchovers."""
+    return runs_of(journal, group, ("drill", "failover", "switchover"), limit=limit)
