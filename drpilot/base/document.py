@@ -1,9 +1,10 @@
 """The strict YAML reader: a text and a model in, a value or findings with file:line:column out.
 
-The text is read as parser events (PyYAML over libyaml), so that nothing is guessed before the model says what it
-wants: every scalar stays text until an annotated type of this module reads it. That closes YAML 1.1's traps (`no`
-as False, `22:30` as 1350, `010` as 8, the last of two equal keys winning; yaml.org/type, PyYAML's resolver).
-Refused outright: aliases, anchors, tags, directives, a second document, duplicate keys, keys that are no text.
+The text is read as parser events (PyYAML over libyaml), so that nothing is guessed before the model says
+what it wants: every scalar stays text until an annotated type of this module reads it. That closes YAML
+1.1's traps (`no` as False, `22:30` as 1350, `010` as 8, the last of two equal keys winning; yaml.org/type,
+PyYAML's resolver). Refused outright: aliases, anchors, tags, directives, a second document, duplicate keys,
+keys that are no text.
 """
 
 from __future__ import annotations
@@ -60,12 +61,14 @@ class DocumentModel(BaseModel):
     refused_keys: ClassVar[Mapping[str, str]] = {}
 
 
-# -- text to tree --------------------------------------------------------------------------------------------------
+# -- text to tree ----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Spot:
-    """Where an entry stands: its key or list item (from 1), its value, and where its value ends (exclusive)."""
+    """Where an entry stands: its key or list item (from 1), its value, and where its value ends
+    (exclusive).
+    """
 
     line: int
     column: int
@@ -207,7 +210,6 @@ class _Reader:
             self._refuse(event.start_mark, "a key must be a text")
             return False
         top.key, self.key_mark, top.skipped = str(value), event.start_mark, False
-        assert isinstance(top.into, dict)  # asked by the caller
         if top.key in top.into:
             first = self.spots[(*top.path, top.key)]
             self._refuse(event.start_mark, f"key {top.key!r} stands here twice, first in line {first.line}")
@@ -229,7 +231,7 @@ class _Reader:
         )
 
 
-# -- tree to model -------------------------------------------------------------------------------------------------
+# -- tree to model ---------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,7 +277,8 @@ def load(model: type[M], text: str, file: str) -> Loaded[M]:
     try:
         value = model.model_validate(reader.root)
     except ValidationError as error:
-        found = [_finding(empty, model, reader.root, each) for each in error.errors(include_url=False)]
+        errors = error.errors(include_url=False)
+        found = [_finding(empty, model, reader.root, each) for each in errors if not _echo(each, errors)]
         unique = sorted(dict.fromkeys(found), key=_place_of)
         return Loaded(file, text, None, tuple(unique[:MAX_FINDINGS]), spots)
     return Loaded(file, text, value, (), spots)
@@ -346,12 +349,22 @@ def _finding(empty: Loaded[Any], model: type[BaseModel], root: Any, error: Any) 
         spot = empty.spot(path[:-1])
         where = f"{empty.file}:{spot.value_line}:{spot.value_column}"
         return Finding("missing-key", "error", f"key {name!r} is missing{_under(path[:-1])}", where, "add it")
-    value = _at(root, path)
+    value = path[-1] if on_key else _at(root, path)
     spot = empty.spot(path)
     at_value = isinstance(value, str) and not on_key
     line, column = (spot.value_line, spot.value_column) if at_value else (spot.line, spot.column)
     message = _words(kind, context, str(error["msg"]), value)
-    return Finding("wrong-value", "error", _label(path) + message, f"{empty.file}:{line}:{column}")
+    whole_item = isinstance(value, Mapping) and bool(path) and isinstance(path[-1], int)
+    label = "" if whole_item and kind == "value_error" else _label(path)
+    return Finding("wrong-value", "error", label + message, f"{empty.file}:{line}:{column}")
+
+
+def _echo(error: Any, errors: Sequence[Any]) -> bool:
+    """Whether a list is only "too short" because pydantic does not count its wrong items."""
+    loc = error["loc"]
+    return error["type"] == "too_short" and any(
+        other["loc"][: len(loc)] == loc and len(other["loc"]) > len(loc) for other in errors
+    )
 
 
 def _unknown_key(empty: Loaded[Any], model: type[BaseModel], path: Path_) -> Finding:
@@ -384,10 +397,10 @@ _WORDS = {
 
 
 def _words(kind: str, context: Mapping[str, Any], message: str, value: Any) -> str:
-    if kind == "value_error":
-        return str(context.get("error", message))
     if isinstance(value, Scalar) and value.plain and not value:
         return "has no value"
+    if kind == "value_error":
+        return str(context.get("error", message))
     if kind == "string_pattern_mismatch":
         return f"{shown(str(value))} does not have the form {context.get('pattern')}"
     if kind in _WORDS:

@@ -1,7 +1,8 @@
-"""Scalars of strict YAML and the annotated types that read them: Integer, Number, Flag, Duration, Size, Value.
+"""Scalars of strict YAML and the annotated types that read them: Integer, Number, Flag, Duration, Size,
+Value.
 
-A scalar stays text until one of these types reads it; bare `int`, `bool` and `float` fields are not for files,
-because pydantic would take `on`, `1_000` and `0o7` from text.
+A scalar stays text until one of these types reads it; bare `int`, `bool` and `float` fields are not for
+files, because pydantic would take `on`, `1_000` and `0o7` from text.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ _LEADING_ZERO = re.compile(r"[-+]?0[0-9]+")
 
 
 def _unwanted(wanted: str, value: Any) -> ValueError:
-    """pydantic turns a ValueError into a finding; a TypeError would pass through it."""
+    """A ValueError, not a TypeError: pydantic turns a ValueError into a finding."""
     return ValueError(f"{wanted} is wanted, not {kind_of(value)}")
 
 

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 from drpilot.base.errors import DrpilotError
 from drpilot.base.log import logger
 from drpilot.domain.plain import Json
+from drpilot.domain.plan import Call
 from drpilot.domain.ports import (
     Action,
     Answer,
@@ -29,6 +30,8 @@ from drpilot.domain.ports import (
 )
 from drpilot.domain.run import Failure, Outcome, StepView
 from drpilot.engine.context import StepContext
+from drpilot.engine.decide import results
+from drpilot.runbook.expression import resolve, scope_of
 
 __all__ = ["Phase", "execute"]
 
@@ -100,9 +103,20 @@ def _done(attempt: _Attempt, given: BaseModel, done: Done[Any]) -> Outcome:
     if attempt.undoing:
         return attempt.outcome("undone", moves=done.moves, note=done.warning)
     planned = attempt.step.planned
-    undo = (planned.undo or attempt.action.undo(given, done.output)) if planned.undoes else None
+    undo = None
+    if planned.undoes:
+        undo = _own_undo(attempt, output) if planned.undo else attempt.action.undo(given, done.output)
     event = "as wanted, with a warning" if done.warning else "as wanted"
     return attempt.outcome(event, output=output, moves=done.moves, note=done.warning, undo=undo, progress=1.0)
+
+
+def _own_undo(attempt: _Attempt, output: Json) -> Call:
+    """The undo a runbook gives itself, its expressions resolved now that the step's own output is known."""
+    planned, steps = attempt.step.planned, attempt.ctx.view.steps
+    assert planned.undo is not None
+    known = results(steps) | {attempt.step.path: {"state": "succeeded", "output": output}}
+    given = resolve(dict(planned.undo.given), scope_of(attempt.ctx.view.plan, planned, known))
+    return Call(planned.undo.action, given)
 
 
 def _waiting(attempt: _Attempt, answer: Waiting, event: str) -> Outcome:

@@ -6,17 +6,19 @@ and every prefix of a run is a legal place to stop. The order of steps is the pl
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 from drpilot.base.errors import DrpilotError
 from drpilot.base.ids import token
 from drpilot.domain.run import Decision, Failure, Intent, Outcome, RunView, StepView
 from drpilot.engine import gates, orders, undoing
 from drpilot.engine.draft import NEED_FAILED, OPEN, Draft
-from drpilot.runbook.expression import condition, resolve
+from drpilot.runbook.expression import condition, resolve, scope_of
 
-__all__ = ["Room", "decide", "scope"]
+__all__ = ["Room", "decide", "results", "scope"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,17 +53,17 @@ def decide(view: RunView, now: datetime, room: Room) -> Decision:
     return draft.decision()
 
 
-def scope(draft_steps: dict[str, StepView], view: RunView, step: StepView) -> dict[str, object]:
+def scope(steps: Mapping[str, StepView], view: RunView, step: StepView) -> dict[str, Any]:
     """What an expression of `step` sees: the plan's context, the frozen foreach variables, outputs so far."""
-    outputs: dict[str, object] = {}
-    for path, other in draft_steps.items():
-        node = outputs
-        for part in path.split("/"):
-            node = node.setdefault(part, {})  # type: ignore[assignment]  # nested mappings by construction
-        node["state"] = other.state
-        if other.output is not None:
-            node["output"] = dict(other.output)
-    return {**dict(view.plan.context), **dict(step.planned.scope), "steps": outputs}
+    return scope_of(view.plan, step.planned, results(steps))
+
+
+def results(steps: Mapping[str, StepView]) -> dict[str, dict[str, Any]]:
+    """What expressions may know of each step: its state, and its output where it has one."""
+    return {
+        path: {"state": step.state, **({"output": dict(step.output)} if step.output is not None else {})}
+        for path, step in steps.items()
+    }
 
 
 def _expire(draft: Draft) -> None:

@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from drpilot.base.clock import Clock
-from drpilot.base.errors import invariant
+from drpilot.base.errors import DrpilotError, invariant
 from drpilot.domain.group import Group
 from drpilot.domain.plain import from_plain
 from drpilot.domain.ports import Action
-from drpilot.domain.run import Decision, Holder, Lease, Outcome, RunView
+from drpilot.domain.run import Decision, Failure, Holder, Lease, Outcome, RunView
 from drpilot.domain.states import FAMILIES
 from drpilot.engine.attempt import Phase, execute
 from drpilot.engine.context import StepContext, World
@@ -177,7 +177,7 @@ class _Loop:
             del self.futures[path]
         if outcomes:
             self.idle_since = None
-            self.journal.commit(self.lease, [future.result() for _, future in outcomes])
+            self._record([future.result() for _, future in outcomes])
             self.renewed_at = self.clock.monotonic()
         elif self.clock.monotonic() - self.renewed_at >= RENEW_S:
             self.journal.renew(self.lease)
@@ -189,8 +189,23 @@ class _Loop:
         done, _ = wait(self.futures.values(), timeout=20.0)
         outcomes = [future.result() for future in self.futures.values() if future in done]
         if outcomes:
-            self.journal.commit(self.lease, outcomes)
+            self._record(outcomes)
         return Drive(self.journal.view(self.lease.run), stopped=True)
+
+    def _record(self, outcomes: list[Outcome]) -> None:
+        """Commit outcomes with their lifecycle facts; one whose facts the tables refuse fails its step, visibly."""
+        try:
+            self.journal.commit(self.lease, outcomes)
+        except DrpilotError as error:
+            if error.word != "transition-refused":
+                raise
+            if len(outcomes) > 1:
+                for outcome in outcomes:
+                    self._record([outcome])
+                return
+            failure = Failure("conflict", error.row.code, f"{error.title}: {error.why}")
+            event = "undo failed" if outcomes[0].event.startswith("und") else "failed"
+            self.journal.commit(self.lease, [Outcome(outcomes[0].path, outcomes[0].number, event, failure=failure)])
 
 
 def view_group(view: RunView, present: Group) -> Group:

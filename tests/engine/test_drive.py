@@ -454,3 +454,14 @@ def test_expressions_that_fail_fail_their_step(bench: Bench) -> None:
     view = bench.driver().drive(begin(bench, wanted).id, ME).view
     assert view.state == "paused"
     assert view.steps["a"].failure is not None
+
+
+def test_a_lifecycle_fact_the_tables_refuse_fails_its_step(bench: Bench) -> None:
+    """Neither lost nor written: the step fails with what was refused, others of the batch are kept."""
+    wanted = plan(step("a", "thing.overreach", given={}), step("b"))
+    view = bench.driver().drive(begin(bench, wanted).id, ME).view
+    assert view.state == "paused"
+    assert view.steps["a"].failure is not None
+    assert "commit is not allowed" in view.steps["a"].failure.message
+    assert view.steps["b"].state == "succeeded"
+    assert bench.journal.group("shop").state == "seeding"

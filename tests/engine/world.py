@@ -231,6 +231,21 @@ class Once(Action[PutInput, PutOutput]):
         return Unseen(certain=False, why="nobody can tell")
 
 
+class Overreach(Action[LookInput, LookOutput]):
+    """Hands back a lifecycle fact that the tables refuse."""
+
+    name = "thing.overreach"
+    summary = "overreach"
+    idempotency = Idempotency.RERUN
+    effect = Effect.CHANGE
+    Input, Output = LookInput, LookOutput
+
+    def start(self, ctx: Context, given: LookInput) -> Answer[LookOutput]:
+        return Done(LookOutput(count=0), moves=(Move("group", "shop", "commit"),))
+
+    observe = start
+
+
 class Raise(Action[LookInput, LookOutput]):
     """Has a bug."""
 
@@ -248,7 +263,7 @@ class Raise(Action[LookInput, LookOutput]):
 
 def catalogue(shelf: Shelf) -> dict[str, Action[Any, Any]]:
     """The actions of the tiny world."""
-    actions: list[Action[Any, Any]] = [Put(shelf), Take(shelf), LookAt(shelf), Fence(), Once(shelf), Raise()]
+    actions: list[Action[Any, Any]] = [Put(shelf), Take(shelf), LookAt(shelf), Fence(), Once(shelf), Raise(), Overreach()]
     return {action.name: action for action in actions}
 
 
@@ -264,8 +279,10 @@ def step(path: str, action: str | None = "thing.put", needs: tuple[str, ...] = (
         "fence.apply": ("rerun", "change", True),
         "thing.once": ("once", "create", False),
         "thing.raise": ("pure", "none", False),
+        "thing.overreach": ("rerun", "change", False),
     }
     idempotency, effect, protects = facts.get(action or "", ("pure", "none", False))
+    more.setdefault("scope", {"steps": {need: need for need in needs}})
     given = more.pop("given", {"name": path} if action in ("thing.put", "thing.once") else {})
     return PlannedStep(
         path,

@@ -1,0 +1,222 @@
+"""The epoch in the witness: claimed before the fence, confirmed by the commit, released by roll back.
+
+The witness's conditional write decides between two controllers; the rules are `domain.fence.claimed`,
+`confirmed` and `released`. A run that claimed already finds its own claim again.
+"""
+
+from __future__ import annotations
+
+from drpilot.actions.views import Nothing
+from drpilot.domain.fence import Claim, claimed, confirmed, released
+from drpilot.domain.plan import Call
+from drpilot.domain.ports import (
+    Action,
+    Answer,
+    CloudError,
+    Context,
+    Done,
+    Effect,
+    FailureClass,
+    Idempotency,
+    Model,
+    Move,
+    Stale,
+    StepFailed,
+    Unseen,
+)
+
+__all__ = ["ClaimEpoch", "ConfirmEpoch", "ReleaseEpoch"]
+
+_MOVING = ("switching_over", "failing_over", "awaiting_commit")
+_RECORDED = ("fenced", "partial", "unverified")
+_TRIES = 3
+
+
+class EpochOutput(Model):
+    """What the witness says: the epoch, the active side, and whether the witness was overridden."""
+
+    epoch: int
+    active: str
+    overridden: bool = False
+
+
+def _conflict(found: Claim | None) -> StepFailed:
+    if found is None:
+        return StepFailed(FailureClass.CONFLICT, "the witness holds no claim")
+    by = f", claimed by {found.run}" if found.run else ""
+    text = f"the witness says epoch {found.epoch}, active {found.active}{by}"
+    return StepFailed(FailureClass.CONFLICT, text, data={"epoch": found.epoch, "active": found.active})
+
+
+def _glass(ctx: Context) -> str | None:
+    """Why a person lets the run go on without the witness; None where nobody does."""
+    return ctx.proposal.break_glass if ctx.proposal is not None else None
+
+
+class ClaimEpoch(Action[Nothing, EpochOutput]):
+    """Claim the next epoch for the target; the group's move begins with it.
+
+    Without the witness nobody knows who is active: only a run with a break-glass reason goes on.
+    """
+
+    name = "epoch.claim"
+    summary = "claim the next epoch for the target in the witness"
+    idempotency = Idempotency.OBSERVE
+    effect = Effect.CHANGE
+    protects = True
+    permissions = ("s3:GetObject", "s3:PutObject")
+    Input = Nothing
+    Output = EpochOutput
+
+    def start(self, ctx: Context, given: Nothing) -> Answer[EpochOutput]:
+        try:
+            self._claim(ctx)
+        except CloudError as error:
+            if not _glass(ctx):
+                raise
+            return self._overridden(ctx, error)
+        return self.observe(ctx, given)
+
+    @staticmethod
+    def _claim(ctx: Context) -> None:
+        witness = ctx.witness()
+        for _ in range(_TRIES):
+            current, etag = witness.read(ctx.group.name)
+            wanted = claimed(current, group=ctx.group.name, source=ctx.source, target=ctx.target, run=ctx.run)
+            if wanted is None:
+                raise _conflict(current)
+            if current == wanted:
+                return
+            try:
+                witness.write(wanted, replaces=etag)
+            except Stale:
+                continue  # somebody wrote in between: what is there now decides
+            return
+        raise _conflict(ctx.witness().read(ctx.group.name)[0])
+
+    def _overridden(self, ctx: Context, error: CloudError) -> Answer[EpochOutput]:
+        output = EpochOutput(epoch=ctx.epoch + 1, active=ctx.target, overridden=True)
+        warning = f"the witness can't be reached ({error.code}); overridden: {_glass(ctx)}"
+        return Done(output, (self._move(ctx),), warning)
+
+    @staticmethod
+    def _move(ctx: Context) -> Move:
+        if ctx.mode != "switchover":
+            return Move("group", ctx.group.name, "fail over", {"epoch_claimed": True}, unless=_MOVING)
+        for role in ("source", "target"):
+            ctx.site(role).call("sts", "GetCallerIdentity", {})
+        facts = {"epoch_claimed": True, "both_reachable": True}
+        return Move("group", ctx.group.name, "switch over", facts, unless=_MOVING)
+
+    def observe(self, ctx: Context, given: Nothing) -> Answer[EpochOutput]:
+        try:
+            current, _ = ctx.witness().read(ctx.group.name)
+        except CloudError as error:
+            if not _glass(ctx):
+                raise
+            return self._overridden(ctx, error)
+        if current is None or current.run != ctx.run:
+            return Unseen(True, "the witness holds no claim of this run")
+        return Done(EpochOutput(epoch=current.epoch, active=current.active), (self._move(ctx),))
+
+    def undo(self, given: Nothing, output: EpochOutput) -> Call | None:
+        return Call("epoch.release", {})
+
+
+class ConfirmEpoch(Action[Nothing, EpochOutput]):
+    """Confirm this run's claim: the target is active under the new epoch, and the move is committed."""
+
+    name = "epoch.confirm"
+    summary = "confirm the claimed epoch: the move is committed"
+    idempotency = Idempotency.OBSERVE
+    effect = Effect.CHANGE
+    protects = True
+    permissions = ("s3:GetObject", "s3:PutObject")
+    Input = Nothing
+    Output = EpochOutput
+
+    def start(self, ctx: Context, given: Nothing) -> Answer[EpochOutput]:
+        witness = ctx.witness()
+        try:
+            for _ in range(_TRIES):
+                current, etag = witness.read(ctx.group.name)
+                wanted = confirmed(current, ctx.run) if current is not None else None
+                if current is None or wanted is None or current.active != ctx.target:
+                    raise _conflict(current)
+                if wanted == current:
+                    break
+                try:
+                    witness.write(wanted, replaces=etag)
+                    break
+                except Stale:
+                    continue
+        except CloudError as error:
+            if not _glass(ctx):
+                raise
+            return self._overridden(ctx, error)
+        return self.observe(ctx, given)
+
+    def _overridden(self, ctx: Context, error: CloudError) -> Answer[EpochOutput]:
+        output = EpochOutput(epoch=ctx.epoch + 1, active=ctx.target, overridden=True)
+        warning = f"the witness can't be reached ({error.code}) and does not know of this move yet"
+        return Done(output, (self._move(ctx, output.epoch),), warning)
+
+    @staticmethod
+    def _move(ctx: Context, epoch: int) -> Move:
+        # The gate `fence` stands before this step: a verdict that is recorded here was foretold or accepted.
+        facts = {"epoch_confirmed": True, "fence_accepted": ctx.fenced(ctx.source) in _RECORDED}
+        data = {"active": ctx.target, "epoch": epoch}
+        return Move("group", ctx.group.name, "commit", facts, data, unless=("active_unprotected",))
+
+    def observe(self, ctx: Context, given: Nothing) -> Answer[EpochOutput]:
+        try:
+            current, _ = ctx.witness().read(ctx.group.name)
+        except CloudError as error:
+            if not _glass(ctx):
+                raise
+            return self._overridden(ctx, error)
+        if current is None or current.active != ctx.target:
+            raise _conflict(current)
+        if current.run is not None:
+            return Unseen(True, f"epoch {current.epoch} is claimed and not confirmed")
+        return Done(
+            EpochOutput(epoch=current.epoch, active=current.active), (self._move(ctx, current.epoch),)
+        )
+
+
+class ReleaseEpoch(Action[Nothing, EpochOutput]):
+    """Give the claim back: the old side is active again, under yet a higher epoch, so that it never falls."""
+
+    name = "epoch.release"
+    summary = "release this run's claim: the old side is active again"
+    idempotency = Idempotency.OBSERVE
+    effect = Effect.CHANGE
+    protects = True
+    permissions = ("s3:GetObject", "s3:PutObject")
+    Input = Nothing
+    Output = EpochOutput
+
+    def start(self, ctx: Context, given: Nothing) -> Answer[EpochOutput]:
+        witness = ctx.witness()
+        for _ in range(_TRIES):
+            current, etag = witness.read(ctx.group.name)
+            if current is None or current.run != ctx.run:
+                break
+            wanted = released(current, ctx.run)
+            if wanted is None:
+                raise _conflict(current)
+            try:
+                witness.write(wanted, replaces=etag)
+                break
+            except Stale:
+                continue
+        return self.observe(ctx, given)
+
+    def observe(self, ctx: Context, given: Nothing) -> Answer[EpochOutput]:
+        current, _ = ctx.witness().read(ctx.group.name)
+        if current is not None and current.run == ctx.run:
+            return Unseen(True, f"epoch {current.epoch} is still claimed by this run")
+        if current is not None and current.active != ctx.source:
+            raise _conflict(current)
+        epoch = current.epoch if current is not None else ctx.epoch
+        return Done(EpochOutput(epoch=epoch, active=ctx.source))

@@ -1,0 +1,476 @@
+"""The fence: a ladder of rungs that keep the old side from writing, each applied, then seen.
+
+Rungs (the group's `fence`): `scale` (groups to 0, launching suspended), `stop` (instances stopped),
+`deny` (only the security group `drpilot-deny`, which lets nothing in or out). `traffic` is the runbook's
+own step later. What the ladder came to is a verdict: `fenced` only if no writer is left by observation. A
+site that can't be seen is `unverified`, within seconds: a dead primary must not hold up a failover.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from datetime import timedelta
+
+from pydantic import Field
+
+from drpilot.actions.growth import Numbers, resume, set_numbers, stop_instances
+from drpilot.actions.members import GroupView, group_view, members, site_name, writers
+from drpilot.actions.views import ALIVE, describe, specification, tags_of, visible, within
+from drpilot.domain.fence import Rung, Verdict, verdict
+from drpilot.domain.plain import Json
+from drpilot.domain.plan import Call
+from drpilot.domain.ports import (
+    Action,
+    Answer,
+    CloudError,
+    Context,
+    Done,
+    Effect,
+    FailureClass,
+    Idempotency,
+    Model,
+    Move,
+    Site,
+    StepFailed,
+    Unseen,
+    Waiting,
+)
+
+__all__ = ["DENY", "Apply", "Prepare", "Release"]
+
+DENY = "drpilot-deny"
+"""Name of the security group without rules that the rung `deny` puts on instances."""
+
+_LOOK_S = 6.0  # a look at the old side; two of them stay well below the 15 s a failover may lose here
+_ACT_S = 8.0
+_PATIENCE = timedelta(seconds=120)
+_GROUPS_TAG = "drpilot:groups-before"
+
+
+class SiteInput(Model):
+    """A site, by role or name."""
+
+    site: str = "source"
+
+
+class PrepareOutput(Model):
+    """Ids of the deny-all groups by VPC; empty where the ladder has no such rung."""
+
+    site: str
+    groups: dict[str, str] = Field(default_factory=dict)
+
+
+def _networks(ctx: Context, site: Site) -> list[str]:
+    """The VPCs in which instances of the group's instance tiers lie."""
+    found = {
+        item["VpcId"] for tier in ctx.group.tiers for item in members(ctx, site, tier) if item.get("VpcId")
+    }
+    return sorted(found)
+
+
+def _deny_groups(site: Site, vpcs: list[str]) -> dict[str, Json]:
+    if not vpcs:
+        return {}
+    filters: list[Json] = [{"Name": "vpc-id", "Values": vpcs}, {"Name": "group-name", "Values": [DENY]}]
+    return {
+        item["VpcId"]: item for item in describe(site, "DescribeSecurityGroups", "SecurityGroups", filters)
+    }
+
+
+class Prepare(Action[SiteInput, PrepareOutput]):
+    """Have the deny-all group ready on a site, before the night it is needed.
+
+    A group's name is unique in its VPC (InvalidGroup.Duplicate), so it can't be made twice; a fresh group
+    lets everything out (EC2 user guide, "Default security group rules"), which is revoked.
+    """
+
+    name = "fence.prepare"
+    summary = "have the deny-all security group ready on a site"
+    idempotency = Idempotency.RERUN
+    effect = Effect.CREATE
+    permissions = (
+        "ec2:CreateSecurityGroup",
+        "ec2:RevokeSecurityGroupEgress",
+        "ec2:RevokeSecurityGroupIngress",
+        "ec2:CreateTags",
+        "ec2:DescribeSecurityGroups",
+        "ec2:DescribeInstances",
+    )
+    Input = SiteInput
+    Output = PrepareOutput
+
+    def start(self, ctx: Context, given: SiteInput) -> Answer[PrepareOutput]:
+        if "deny" in ctx.group.fence:
+            site = ctx.site(given.site)
+            vpcs = _networks(ctx, site)
+            found = _deny_groups(site, vpcs)
+            for vpc in vpcs:
+                if vpc not in found:
+                    params: Json = {
+                        "GroupName": DENY,
+                        "Description": "drpilot: lets nothing in or out; the fence puts it on instances",
+                        "VpcId": vpc,
+                        "TagSpecifications": [specification("security-group", ctx.tags(fence="deny"))],
+                    }
+                    site.call("ec2", "CreateSecurityGroup", params)
+            for group in _deny_groups(site, vpcs).values():
+                _empty(site, group)
+        return visible(self.observe(ctx, given))
+
+    def observe(self, ctx: Context, given: SiteInput) -> Answer[PrepareOutput]:
+        name = site_name(ctx, given.site)
+        if "deny" not in ctx.group.fence:
+            return Done(PrepareOutput(site=name))
+        site = ctx.site(given.site)
+        vpcs = _networks(ctx, site)
+        found = _deny_groups(site, vpcs)
+        lacking = [vpc for vpc in vpcs if vpc not in found]
+        if lacking:
+            return Unseen(True, f"no group {DENY} in {', '.join(lacking)}")
+        open_ = [item["GroupId"] for item in found.values() if _rules(item)]
+        if open_:
+            return Unseen(True, f"{', '.join(open_)} still has rules")
+        return Done(PrepareOutput(site=name, groups={vpc: item["GroupId"] for vpc, item in found.items()}))
+
+
+def _rules(group: Json) -> list[Json]:
+    return [*(group.get("IpPermissions") or []), *(group.get("IpPermissionsEgress") or [])]
+
+
+def _empty(site: Site, group: Json) -> None:
+    """Take every rule out of a group of ours."""
+    for key, operation in (
+        ("IpPermissions", "RevokeSecurityGroupIngress"),
+        ("IpPermissionsEgress", "RevokeSecurityGroupEgress"),
+    ):
+        rules = [
+            {name: part for name, part in rule.items() if part not in ([], None)}
+            for rule in group.get(key) or []
+        ]
+        if rules:
+            site.call("ec2", operation, {"GroupId": group["GroupId"], "IpPermissions": rules})
+
+
+class ApplyOutput(Model):
+    """The verdict, each rung (name, applied, verified, detail, writers_left), and what to restore on
+    release.
+    """
+
+    site: str
+    verdict: str
+    rungs: tuple[dict[str, object], ...]
+    writers_left: int | None = None
+    numbers: dict[str, Numbers] = Field(default_factory=dict)
+    instances: tuple[str, ...] = ()
+    unreachable: str = ""
+
+
+@dataclass(slots=True)
+class _Scene:
+    """What a look at the old side saw: groups by name, instances of the tiers, writers left."""
+
+    groups: dict[str, GroupView | None] = field(default_factory=dict)
+    instances: list[Json] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
+    deny: dict[str, str] = field(default_factory=dict)
+
+
+class Apply(Action[SiteInput, ApplyOutput]):
+    """Apply the ladder to the old side and say what was seen of it.
+
+    All rungs are applied at once and are set states, safe to repeat. The look counts every instance of
+    the group's tiers that may still write, those that appeared meanwhile included. Numbers and instances
+    to restore come from the group as frozen into the run, so that nothing is forgotten in a crash.
+    """
+
+    name = "fence.apply"
+    summary = "keep the old side from writing, and see that it can't"
+    idempotency = Idempotency.RERUN
+    effect = Effect.CHANGE
+    protects = True
+    permissions = (
+        "autoscaling:UpdateAutoScalingGroup",
+        "autoscaling:SuspendProcesses",
+        "autoscaling:DescribeAutoScalingGroups",
+        "ec2:StopInstances",
+        "ec2:ModifyInstanceAttribute",
+        "ec2:CreateTags",
+        "ec2:DescribeInstances",
+        "ec2:DescribeSecurityGroups",
+    )
+    Input = SiteInput
+    Output = ApplyOutput
+
+    def start(self, ctx: Context, given: SiteInput) -> Answer[ApplyOutput]:
+        site = ctx.site(given.site)
+        try:
+            scene = within(_LOOK_S, lambda: _look(ctx, site))
+        except CloudError as error:
+            return self._unseen(ctx, given, error)
+        refused: list[str] = []
+        rungs = {"scale": _scale, "stop": _stop, "deny": _deny}
+        for name in ctx.group.fence:
+            if name in rungs:
+                try:
+                    within(_ACT_S, lambda rung=rungs[name]: rung(ctx, site, scene))  # type: ignore[misc]
+                except CloudError as error:
+                    refused.append(f"{name}: {error.code}")  # the other rungs are tried all the same
+        answer = self._seen(ctx, given)
+        if isinstance(answer, Unseen):  # asked for, not done yet
+            return Waiting({}, after_s=2.0, note="; ".join([answer.why, *refused]))
+        return answer
+
+    def observe(self, ctx: Context, given: SiteInput) -> Answer[ApplyOutput]:
+        return self._seen(ctx, given)
+
+    def _seen(self, ctx: Context, given: SiteInput) -> Answer[ApplyOutput]:
+        site = ctx.site(given.site)
+        try:
+            scene = within(_LOOK_S, lambda: _look(ctx, site))
+        except CloudError as error:
+            return self._unseen(ctx, given, error)
+        rungs = _rungs(ctx, scene)
+        found = verdict(rungs)
+        if found is not Verdict.FENCED and ctx.clock.now() - ctx.intended_at < _PATIENCE:
+            waiting = [rung for rung in rungs if rung.applied and not rung.verified]
+            if any(rung.applied for rung in rungs):
+                note = f"{len(scene.left)} writers left; {', '.join(rung.name for rung in waiting)} under way"
+                return Waiting({}, after_s=2.0, note=note)
+            return Unseen(True, f"{len(scene.left)} writers on {site.name}, no rung is applied")
+        return self._done(ctx, given, rungs, found)
+
+    def _done(
+        self, ctx: Context, given: SiteInput, rungs: list[Rung], found: Verdict, unreachable: str = ""
+    ) -> Done[ApplyOutput]:
+        name = site_name(ctx, given.site)
+        output = ApplyOutput(
+            site=name,
+            verdict=found.value,
+            rungs=tuple(asdict(rung) for rung in rungs),
+            writers_left=None if unreachable else max((rung.writers_left for rung in rungs), default=0),
+            numbers={
+                tier.scaling_group.key: Numbers.of(tier.scaling_group)
+                for tier in ctx.group.tiers
+                if tier.scaling_group is not None
+            },
+            instances=tuple(
+                item.id for tier in ctx.group.tiers for item in tier.instances if item.state == "running"
+            ),
+            unreachable=unreachable,
+        )
+        warning = ""
+        if found is not Verdict.FENCED:
+            warning = f"{name} is not fenced for certain: {found.value}" + (
+                f" ({unreachable})" if unreachable else ""
+            )
+        return Done(output, _moves(name, output), warning)
+
+    def _unseen(self, ctx: Context, given: SiteInput, error: CloudError) -> Done[ApplyOutput]:
+        rungs = [Rung(name, applied=False, verified=False, detail=error.code) for name in ctx.group.fence]
+        return self._done(ctx, given, rungs, Verdict.UNVERIFIED, f"{error.code}: {error.message}"[:300])
+
+    def undo(self, given: SiteInput, output: ApplyOutput) -> Call | None:
+        numbers = {name: value.model_dump() for name, value in output.numbers.items()}
+        return Call(
+            "fence.release", {"site": given.site, "numbers": numbers, "instances": list(output.instances)}
+        )
+
+
+def _moves(name: str, output: ApplyOutput) -> tuple[Move, ...]:
+    event = {"fenced": "verified", "partial": "partly", "unverified": "unseen"}[output.verdict]
+    data = {"verdict": output.verdict, "rungs": [dict(rung) for rung in output.rungs]}
+    facts = {"write_blocked_observed": output.verdict == "fenced"}
+    return (
+        Move("fence", name, "request"),
+        Move("fence", name, "apply"),
+        Move("fence", name, event, facts, data),
+    )
+
+
+def _look(ctx: Context, site: Site) -> _Scene:
+    scene = _Scene()
+    for tier in ctx.group.tiers:
+        if tier.scaling_group is not None:
+            scene.groups[tier.scaling_group.key] = group_view(site, tier.scaling_group.key)
+        else:
+            scene.instances += members(ctx, site, tier)
+    vpcs = sorted({item["VpcId"] for item in scene.instances if item.get("VpcId")})
+    scene.deny = {
+        vpc: group["GroupId"] for vpc, group in _deny_groups(site, vpcs).items() if not _rules(group)
+    }
+    every = set(writers(ctx, site, ctx.group.tiers))
+    scene.left = sorted(every - {item["InstanceId"] for item in scene.instances if _denied(scene, item)})
+    return scene
+
+
+def _denied(scene: _Scene, instance: Json) -> bool:
+    groups = {item["GroupId"] for item in instance.get("SecurityGroups") or []}
+    return groups == {scene.deny.get(instance.get("VpcId", ""))}
+
+
+def _scale(ctx: Context, site: Site, scene: _Scene) -> None:
+    for name, group in scene.groups.items():
+        if group is None:
+            continue
+        if not group.launch_suspended:
+            params: Json = {"AutoScalingGroupName": name, "ScalingProcesses": ["Launch"]}
+            site.call("autoscaling", "SuspendProcesses", params)
+        if (group.minimum, group.desired) != (0, 0):
+            set_numbers(site, name, Numbers(minimum=0, maximum=group.maximum, desired=0))
+
+
+def _stop(ctx: Context, site: Site, scene: _Scene) -> None:
+    stop_instances(
+        site,
+        [item["InstanceId"] for item in scene.instances if item["State"]["Name"] in ("pending", "running")],
+    )
+
+
+def _deny(ctx: Context, site: Site, scene: _Scene) -> None:
+    """Cut off what has not stopped; its groups are noted on it first."""
+    for instance in scene.instances:
+        group = scene.deny.get(instance.get("VpcId", ""))
+        if group is None or instance["State"]["Name"] not in ALIVE or _denied(scene, instance):
+            continue
+        before = ",".join(item["GroupId"] for item in instance.get("SecurityGroups") or [])
+        id_ = instance["InstanceId"]
+        site.call(
+            "ec2", "CreateTags", {"Resources": [id_], "Tags": [{"Key": _GROUPS_TAG, "Value": before[:256]}]}
+        )
+        site.call("ec2", "ModifyInstanceAttribute", {"InstanceId": id_, "Groups": [group]})
+
+
+def _rungs(ctx: Context, scene: _Scene) -> list[Rung]:
+    """What is applied and verified of the group's ladder, by a look."""
+    left = len(scene.left)
+    groups = [group for group in scene.groups.values() if group is not None]
+    up = [item for item in scene.instances if item["State"]["Name"] in ALIVE]
+    running = [item for item in up if item["State"]["Name"] in ("pending", "running")]
+    wanting = [group for group in groups if group.minimum or group.desired or not group.launch_suspended]
+    denied = [item for item in up if _denied(scene, item)]
+    known = {
+        "scale": (
+            bool(groups) and not wanting,
+            bool(groups) and not wanting and not any(group.alive for group in groups),
+            f"{len(groups) - len(wanting)} of {len(groups)} groups at 0 and suspended",
+        ),
+        "stop": (
+            not running,
+            not up,
+            f"{len(scene.instances) - len(up)} of {len(scene.instances)} instances stopped",
+        ),
+        "deny": (
+            bool(denied) and len(denied) == len(up),
+            bool(denied) and left == 0,
+            f"{len(denied)} cut off",
+        ),
+        "traffic": (False, False, "by the step that switches traffic"),
+    }
+    rungs = []
+    for name in ctx.group.fence:
+        applied, verified, detail = known.get(name, (False, False, "not a rung of this version"))
+        rungs.append(Rung(name, applied, verified, detail, writers_left=left))
+    return rungs
+
+
+class ReleaseInput(Model):
+    """A fenced site and what ran there: numbers by group name, instance ids."""
+
+    site: str = "source"
+    numbers: dict[str, Numbers] = Field(default_factory=dict)
+    instances: tuple[str, ...] = ()
+
+
+class ReleaseOutput(Model):
+    """What was given back."""
+
+    site: str
+    groups: tuple[str, ...] = ()
+    instances: tuple[str, ...] = ()
+    unreachable: str = ""
+
+
+class Release(Action[ReleaseInput, ReleaseOutput]):
+    """Take the fence away exactly: security groups, instances, group numbers as they were. Used by roll
+    back.
+    """
+
+    name = "fence.release"
+    summary = "take the fence away and give the old side back what it had"
+    idempotency = Idempotency.RERUN
+    effect = Effect.CHANGE
+    protects = True
+    permissions = (
+        "autoscaling:UpdateAutoScalingGroup",
+        "autoscaling:ResumeProcesses",
+        "autoscaling:DescribeAutoScalingGroups",
+        "ec2:StartInstances",
+        "ec2:ModifyInstanceAttribute",
+        "ec2:DeleteTags",
+        "ec2:DescribeInstances",
+    )
+    Input = ReleaseInput
+    Output = ReleaseOutput
+
+    def start(self, ctx: Context, given: ReleaseInput) -> Answer[ReleaseOutput]:
+        site = ctx.site(given.site)
+        try:
+            listed = within(_LOOK_S, lambda: self._listed(ctx, site, given))
+        except CloudError as error:
+            return self._unseen(ctx, given, error)
+        for instance in listed.values():
+            before = tags_of(instance).get(_GROUPS_TAG)
+            if before:
+                id_ = instance["InstanceId"]
+                site.call("ec2", "ModifyInstanceAttribute", {"InstanceId": id_, "Groups": before.split(",")})
+                site.call("ec2", "DeleteTags", {"Resources": [id_], "Tags": [{"Key": _GROUPS_TAG}]})
+        if any(item["State"]["Name"] == "stopping" for item in listed.values()):
+            raise StepFailed(FailureClass.TRANSIENT, "instances are still stopping")
+        down = [key for key, item in listed.items() if item["State"]["Name"] == "stopped"]
+        if down:
+            site.call("ec2", "StartInstances", {"InstanceIds": down})
+        for name, numbers in given.numbers.items():
+            if group_view(site, name) is not None:
+                resume(site, name)
+                set_numbers(site, name, numbers)
+        return visible(self.observe(ctx, given))
+
+    @staticmethod
+    def _listed(ctx: Context, site: Site, given: ReleaseInput) -> dict[str, Json]:
+        found = {item["InstanceId"]: item for tier in ctx.group.tiers for item in members(ctx, site, tier)}
+        return {key: found[key] for key in given.instances if key in found}
+
+    def observe(self, ctx: Context, given: ReleaseInput) -> Answer[ReleaseOutput]:
+        site = ctx.site(given.site)
+        try:
+            listed = within(_LOOK_S, lambda: self._listed(ctx, site, given))
+        except CloudError as error:
+            return self._unseen(ctx, given, error)
+        for key, item in listed.items():
+            if item["State"]["Name"] in ("stopped", "stopping"):
+                return Unseen(True, f"{key} is {item['State']['Name']}")
+            if item["State"]["Name"] != "running":
+                return Waiting({}, after_s=3.0, note=f"{key} is {item['State']['Name']}")
+        for name, numbers in given.numbers.items():
+            group = group_view(site, name)
+            if group is not None and (group.launch_suspended or group.desired < numbers.desired):
+                return Unseen(True, f"{name} is still held back")
+            if group is not None and group.serving < numbers.desired:
+                return Waiting(
+                    {}, after_s=3.0, note=f"{group.serving} of {numbers.desired} of {name} in service"
+                )
+        return self._done(ctx, given, tuple(listed))
+
+    def _done(
+        self, ctx: Context, given: ReleaseInput, ids: tuple[str, ...], unreachable: str = ""
+    ) -> Done[ReleaseOutput]:
+        name = site_name(ctx, given.site)
+        move = Move(
+            "fence", name, "release", {"side_is_standby_or_active": True}, unless=("none", "released")
+        )
+        output = ReleaseOutput(site=name, groups=tuple(given.numbers), instances=ids, unreachable=unreachable)
+        warning = f"{name} can't be seen ({unreachable}): nothing was given back there" if unreachable else ""
+        return Done(output, (move,), warning)
+
+    def _unseen(self, ctx: Context, given: ReleaseInput, error: CloudError) -> Done[ReleaseOutput]:
+        return self._done(ctx, given, (), f"{error.code}: {error.message}"[:300])

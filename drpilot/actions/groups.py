@@ -1,0 +1,217 @@
+"""The group's own turning points: the old side is marked invalidated, reprotected, and ready."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from drpilot.actions.members import group_view, members, site_name, writers
+from drpilot.actions.views import Nothing, tags_of, visible, within
+from drpilot.base.errors import DrpilotError
+from drpilot.domain.plain import Json
+from drpilot.domain.ports import (
+    Action,
+    Answer,
+    CloudError,
+    Context,
+    Done,
+    Effect,
+    FailureClass,
+    Idempotency,
+    Model,
+    Move,
+    Site,
+    StepFailed,
+    Unseen,
+)
+
+__all__ = ["Invalidate", "Ready", "Reprotect"]
+
+_MARK = "drpilot:invalidated"
+_LOOK_S = 6.0
+_ELSEWHERE = (
+    "protected",
+    "degraded",
+    "switching_over",
+    "failing_over",
+    "awaiting_commit",
+    "rolling_back",
+    "active_unprotected",
+    "needs_decision",
+    "split_suspected",
+    "retired",
+)
+
+
+def _old_side(ctx: Context, site: Site) -> Iterator[tuple[str, str, dict[str, str]]]:
+    """Members on a side: kind, id or group name, tags."""
+    for tier in ctx.group.tiers:
+        if tier.scaling_group is not None:
+            group = group_view(site, tier.scaling_group.key)
+            if group is not None:
+                yield "group", group.name, tags_of(group.raw)
+        else:
+            for instance in members(ctx, site, tier):
+                yield "instance", instance["InstanceId"], tags_of(instance)
+
+
+def _mark(ctx: Context, site: Site, epoch: str) -> None:
+    lacking = [(kind, id_) for kind, id_, tags in _old_side(ctx, site) if tags.get(_MARK) != epoch]
+    ids = [id_ for kind, id_ in lacking if kind == "instance"]
+    if ids:
+        site.call("ec2", "CreateTags", {"Resources": ids, "Tags": [{"Key": _MARK, "Value": epoch}]})
+    for name in [id_ for kind, id_ in lacking if kind == "group"]:
+        tag: Json = {
+            "Key": _MARK,
+            "Value": epoch,
+            "ResourceId": name,
+            "ResourceType": "auto-scaling-group",
+            "PropagateAtLaunch": False,
+        }
+        site.call("autoscaling", "CreateOrUpdateTags", {"Tags": [tag]})
+
+
+class SiteInput(Model):
+    """The old side, by role or name, and the epoch that ended its time (the journal's, if left out)."""
+
+    site: str = "source"
+    epoch: int | None = None
+
+    def mark(self, ctx: Context) -> int:
+        """The epoch to mark members with."""
+        return self.epoch if self.epoch is not None else ctx.epoch
+
+
+class InvalidateOutput(Model):
+    """Members that carry the mark; `pending` while the site can't be seen."""
+
+    site: str
+    epoch: int
+    invalidated: tuple[str, ...] = ()
+    pending: bool = False
+
+
+class Invalidate(Action[SiteInput, InvalidateOutput]):
+    """Mark the old side's members: what is there is history, and only reprotect makes it usable again."""
+
+    name = "group.invalidate"
+    summary = "mark the old side's members as history"
+    idempotency = Idempotency.RERUN
+    effect = Effect.CHANGE
+    permissions = (
+        "ec2:CreateTags",
+        "ec2:DescribeInstances",
+        "autoscaling:CreateOrUpdateTags",
+        "autoscaling:DescribeAutoScalingGroups",
+    )
+    Input = SiteInput
+    Output = InvalidateOutput
+
+    def start(self, ctx: Context, given: SiteInput) -> Answer[InvalidateOutput]:
+        site = ctx.site(given.site)
+        try:
+            within(2 * _LOOK_S, lambda: _mark(ctx, site, str(given.mark(ctx))))
+        except CloudError as error:
+            return self._pending(ctx, given, error)
+        return visible(self.observe(ctx, given))
+
+    def observe(self, ctx: Context, given: SiteInput) -> Answer[InvalidateOutput]:
+        site = ctx.site(given.site)
+        try:
+            found = within(_LOOK_S, lambda: list(_old_side(ctx, site)))
+        except CloudError as error:
+            return self._pending(ctx, given, error)
+        epoch = given.mark(ctx)
+        bare = [id_ for _, id_, tags in found if tags.get(_MARK) != str(epoch)]
+        if bare:
+            return Unseen(True, f"{', '.join(bare)} are not marked")
+        ids = tuple(id_ for _, id_, _ in found)
+        return Done(InvalidateOutput(site=site_name(ctx, given.site), epoch=epoch, invalidated=ids))
+
+    @staticmethod
+    def _pending(ctx: Context, given: SiteInput, error: CloudError) -> Done[InvalidateOutput]:
+        name = site_name(ctx, given.site)
+        output = InvalidateOutput(site=name, epoch=given.mark(ctx), pending=True)
+        return Done(
+            output, warning=f"{name} can't be seen ({error.code}); it is marked as soon as it answers"
+        )
+
+
+class ReprotectOutput(Model):
+    """The old side's members, all marked, none writing."""
+
+    site: str
+    invalidated: tuple[str, ...] = ()
+
+
+class Reprotect(Action[Nothing, ReprotectOutput]):
+    """Begin to protect the other way: the old side (the target here) must be fenced and marked, by a look."""
+
+    name = "group.reprotect"
+    summary = "see that the old side is fenced and marked, and begin to protect the other way"
+    idempotency = Idempotency.RERUN
+    effect = Effect.CHANGE
+    protects = True
+    permissions = Invalidate.permissions
+    Input = Nothing
+    Output = ReprotectOutput
+
+    def start(self, ctx: Context, given: Nothing) -> Answer[ReprotectOutput]:
+        _mark(ctx, ctx.site("target"), str(ctx.epoch))
+        return visible(self.observe(ctx, given))
+
+    def observe(self, ctx: Context, given: Nothing) -> Answer[ReprotectOutput]:
+        site = ctx.site("target")
+        left = writers(ctx, site, ctx.group.tiers)
+        if left:
+            text = f"{', '.join(left)} on {ctx.target} may still write; fence it first: drpilot fence {ctx.group.name}"
+            raise StepFailed(FailureClass.PRECONDITION, text, data={"writers": left})
+        found = list(_old_side(ctx, site))
+        bare = [id_ for _, id_, tags in found if tags.get(_MARK) != str(ctx.epoch)]
+        if bare:
+            return Unseen(True, f"{', '.join(bare)} are not marked")
+        facts = {"old_side_fenced": True, "old_side_invalidated": True}
+        ids = [id_ for _, id_, _ in found]
+        move = Move("group", ctx.group.name, "reprotect", facts, {"invalidated": ids}, unless=_REPROTECTED)
+        return Done(ReprotectOutput(site=ctx.target, invalidated=tuple(ids)), (move,))
+
+
+_REPROTECTED = ("reprotecting", "protected", "degraded", "seeding")
+
+
+class ReadyOutput(Model):
+    """The point that protects the group, and the standbys that stand ready."""
+
+    point: str
+    standbys: tuple[str, ...] = ()
+
+
+class Ready(Action[Nothing, ReadyOutput]):
+    """A complete point and every standby ready: the group is protected."""
+
+    name = "group.ready"
+    summary = "a complete point and every standby ready: the group is protected"
+    idempotency = Idempotency.PURE
+    effect = Effect.NONE
+    Input = Nothing
+    Output = ReadyOutput
+
+    def start(self, ctx: Context, given: Nothing) -> Answer[ReadyOutput]:
+        return self.observe(ctx, given)
+
+    def observe(self, ctx: Context, given: Nothing) -> Answer[ReadyOutput]:
+        try:
+            usable = ctx.point(ctx.point_id).usable
+        except (KeyError, DrpilotError):
+            usable = False
+        states = {tier.name: ctx.standby(tier.name, ctx.target).state for tier in ctx.group.tiers}
+        unfit = [
+            f"{tier} is {state}" for tier, state in states.items() if state not in ("ready", "unhealthy")
+        ]
+        if not usable or unfit:
+            text = "; ".join([*unfit, *([] if usable else ["the point is not complete"])])
+            raise StepFailed(FailureClass.PRECONDITION, text)
+        facts = {"point_complete": True, "standby_ready": True}
+        moves = [Move("group", ctx.group.name, "point available", facts, unless=_ELSEWHERE)]
+        if ctx.fenced(ctx.target) in ("fenced", "partial", "unverified", "requested", "applying"):
+            moves.append(Move("fence", ctx.target, "release", {"side_is_standby_or_active": True}))
+        return Done(ReadyOutput(point=ctx.point_id, standbys=tuple(states)), tuple(moves))

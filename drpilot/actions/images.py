@@ -1,0 +1,204 @@
+"""Images of a recovery point: a scaling group's image is copied, an instance's is registered from its
+root.
+"""
+
+from __future__ import annotations
+
+from drpilot.actions.carry import kms_key, volume_settings
+from drpilot.actions.members import instance_of, scaling_of, tier_of
+from drpilot.actions.points import replica_move
+from drpilot.actions.views import (
+    first,
+    images,
+    made_here,
+    specification,
+    tagged,
+    tags_of,
+    visible,
+)
+from drpilot.domain.plain import Json
+from drpilot.domain.ports import (
+    Action,
+    Answer,
+    Context,
+    Done,
+    Effect,
+    FailureClass,
+    Idempotency,
+    Model,
+    StepFailed,
+    Unseen,
+    Waiting,
+)
+
+__all__ = ["CopyImage", "Register"]
+
+_GONE = ("failed", "deregistered", "error", "invalid")
+
+
+class TierInput(Model):
+    """One tier."""
+
+    tier: str
+
+
+class ImageOutput(Model):
+    """The image on the target; `adopted` if an earlier point's, or the original itself, is used."""
+
+    image: str
+    source_image: str
+    adopted: bool = False
+
+
+class CopyImage(Action[TierInput, ImageOutput]):
+    """Bring a scaling group's image to the target, once for all points that use it.
+
+    An earlier copy that still stands is adopted; on the way back the original is found by the copy's
+    `drpilot:source-image` tag. CopyImage takes a ClientToken (EC2 API reference, CopyImage).
+    """
+
+    name = "image.copy"
+    summary = "copy the image of a scaling group to the target, or adopt an earlier copy"
+    idempotency = Idempotency.TOKEN
+    effect = Effect.CREATE
+    permissions = ("ec2:CopyImage", "ec2:CreateTags", "ec2:DescribeImages", "kms:CreateGrant")
+    Input = TierInput
+    Output = ImageOutput
+
+    def start(self, ctx: Context, given: TierInput) -> Answer[ImageOutput]:
+        group = scaling_of(tier_of(ctx, given.tier))
+        found, _ = self._found(ctx, given)
+        if found is None:
+            tags = ctx.tags(
+                point=ctx.point_id, tier=given.tier, member=group.key, **{"source-image": group.image}
+            )
+            params: Json = {
+                "Name": f"drpilot-{ctx.group.name}-{given.tier}-{group.image}-{ctx.token[:8]}",
+                "SourceImageId": group.image,
+                "SourceRegion": ctx.site("source").region,
+                "Description": f"drpilot:{ctx.name}/{ctx.path}",
+                "TagSpecifications": [specification("image", tags), specification("snapshot", tags)],
+            }
+            if group.encrypted_key:
+                params["Encrypted"] = True
+                key = kms_key(ctx, group.encrypted_key)
+                if key:
+                    params["KmsKeyId"] = key
+            ctx.site("target").call("ec2", "CopyImage", params, token=ctx.sub(group.key))
+        return visible(self.observe(ctx, given))
+
+    @staticmethod
+    def _found(ctx: Context, given: TierInput) -> tuple[Json | None, bool]:
+        """The image on the target, and whether it was there before this step."""
+        group = scaling_of(tier_of(ctx, given.tier))
+        target = ctx.site("target")
+        filters = tagged(group=ctx.group.name, member=group.key, source_image=group.image)
+        standing = [item for item in images(target, filters) if item["State"] not in _GONE]
+        if standing:
+            run = ctx.tags()["drpilot:run"]
+            chosen = min(
+                standing, key=lambda item: (item["State"] != "available", str(item.get("CreationDate")))
+            )
+            return chosen, tags_of(chosen).get("drpilot:run") != run
+        source = first(images(ctx.site("source"), [{"Name": "image-id", "Values": [group.image]}]))
+        origin = tags_of(source or {}).get("drpilot:source-image")
+        if origin:
+            original = first(images(target, [{"Name": "image-id", "Values": [origin]}]))
+            if original is not None and original["State"] == "available":
+                return original, True
+        return None, False
+
+    def observe(self, ctx: Context, given: TierInput) -> Answer[ImageOutput]:
+        group = scaling_of(tier_of(ctx, given.tier))
+        found, adopted = self._found(ctx, given)
+        if found is None:
+            return Unseen(True, f"no copy of {group.image} on {ctx.target}")
+        if found["State"] != "available":
+            return Waiting({"image": found["ImageId"]}, after_s=10.0)
+        data = {
+            "tier": given.tier,
+            "source_id": group.image,
+            "id": found["ImageId"],
+            "size_gib": 0,
+            "facts": {"root_device": found.get("RootDeviceName"), "shared": True, "adopted": adopted},
+        }
+        moves = tuple(
+            replica_move(ctx, ("image", group.key), event, data) for event in ("captured", "complete")
+        )
+        output = ImageOutput(image=found["ImageId"], source_image=group.image, adopted=adopted)
+        return Done(output, moves)
+
+
+class InstanceInput(Model):
+    """One member instance of a tier."""
+
+    tier: str
+    instance: str
+
+
+class Register(Action[InstanceInput, ImageOutput]):
+    """Register a bootable image on the target from the copy of an instance's root snapshot.
+
+    It maps the root device only: data volumes are restored from the point and attached. RegisterImage has no
+    ClientToken; it is alone in its step and found by its tags (EC2 API reference, RegisterImage).
+    """
+
+    name = "image.register"
+    summary = "register an image on the target from an instance's root snapshot"
+    idempotency = Idempotency.OBSERVE
+    effect = Effect.CREATE
+    permissions = ("ec2:RegisterImage", "ec2:CreateTags", "ec2:DescribeImages")
+    Input = InstanceInput
+    Output = ImageOutput
+
+    def start(self, ctx: Context, given: InstanceInput) -> Answer[ImageOutput]:
+        target = ctx.site("target")
+        if not [item for item in images(target, made_here(ctx)) if item["State"] not in _GONE]:
+            instance = instance_of(tier_of(ctx, given.tier), given.instance)
+            root = first(volume for volume in instance.volumes if volume.root)
+            if root is None:
+                raise StepFailed(FailureClass.PRECONDITION, f"{instance.key} has no root volume to boot from")
+            replica = ctx.point(ctx.point_id).replica(root.key, "snapshot")
+            tags = ctx.tags(point=ctx.point_id, tier=given.tier, member=instance.key)
+            ebs: Json = {
+                "SnapshotId": replica.id,
+                "VolumeSize": replica.size_gib,
+                "DeleteOnTermination": root.delete_on_termination,
+                **volume_settings(replica.facts),
+            }
+            params: Json = {
+                "Name": f"drpilot-{ctx.group.name}-{instance.key}-{ctx.point_id}-{ctx.token[:8]}"[:128],
+                "Description": f"drpilot:{ctx.name}/{ctx.path}",
+                "Architecture": instance.architecture,
+                "RootDeviceName": instance.root_device,
+                "VirtualizationType": "hvm",
+                "EnaSupport": True,
+                "BlockDeviceMappings": [{"DeviceName": instance.root_device, "Ebs": ebs}],
+                "TagSpecifications": [specification("image", tags)],
+            }
+            target.call("ec2", "RegisterImage", params)
+        return visible(self.observe(ctx, given))
+
+    def observe(self, ctx: Context, given: InstanceInput) -> Answer[ImageOutput]:
+        instance = instance_of(tier_of(ctx, given.tier), given.instance)
+        found = first(
+            item for item in images(ctx.site("target"), made_here(ctx)) if item["State"] not in _GONE
+        )
+        if found is None:
+            return Unseen(False, f"no image of {instance.key} with this step's tags on {ctx.target}")
+        if found["State"] != "available":
+            return Waiting({"image": found["ImageId"]}, after_s=5.0)
+        data = {
+            "tier": given.tier,
+            "source_id": instance.image,
+            "id": found["ImageId"],
+            "size_gib": 0,
+            "facts": {
+                "root_device": found.get("RootDeviceName") or instance.root_device,
+                "instance": instance.key,
+            },
+        }
+        moves = tuple(
+            replica_move(ctx, ("image", instance.key), event, data) for event in ("captured", "complete")
+        )
+        return Done(ImageOutput(image=found["ImageId"], source_image=instance.image), moves)

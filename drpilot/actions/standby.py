@@ -1,0 +1,345 @@
+"""The minimal standby: instances launched once and stopped, scaling groups at 0, everything bound ahead.
+
+Three steps, since a stop needs a running instance and a change of type a stopped one: `standby.build`
+(launch or adopt), `standby.rest` (stop), `standby.fit` (type, security groups; the standby is ready).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pydantic import Field
+
+from drpilot.actions import scaling
+from drpilot.actions.carry import (
+    address_in,
+    app_tags,
+    group_ids,
+    metadata_options,
+    profile,
+    rest_type,
+    subnet,
+    subnet_of,
+    volume_settings,
+)
+from drpilot.actions.members import group_view, member, scaling_of, site_name, tier_of
+from drpilot.actions.views import first, specification, tags_of, visible
+from drpilot.domain.group import Instance, Tier
+from drpilot.domain.plain import Json
+from drpilot.domain.ports import (
+    Action,
+    Answer,
+    Context,
+    Done,
+    Effect,
+    FailureClass,
+    Idempotency,
+    Model,
+    Move,
+    Site,
+    StepFailed,
+    Unseen,
+    Waiting,
+)
+
+__all__ = ["Build", "Fit", "Rest", "StandbyOutput", "TierInput"]
+
+
+class TierInput(Model):
+    """One tier."""
+
+    tier: str
+
+
+class StandbyOutput(Model):
+    """What stands on the site for the tier: instance ids by member key, or the scaling tier's facts."""
+
+    tier: str
+    site: str
+    instances: dict[str, str] = Field(default_factory=dict)
+    adopted: tuple[str, ...] = ()
+    facts: dict[str, object] = Field(default_factory=dict)
+
+
+def _replica_image(ctx: Context, key: str) -> str:
+    try:
+        return ctx.point(ctx.point_id).replica(key, "image").id
+    except KeyError:
+        text = f"the point has no image of {key}"
+        raise StepFailed(FailureClass.PRECONDITION, text) from None
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where and as what a member stands on the target."""
+
+    image: str
+    type: str
+    subnet: Json
+
+
+class Build(Action[TierInput, StandbyOutput]):
+    """Launch what is missing of a tier's standby; adopt what stands, such as the stopped original on the
+    way back.
+
+    RunInstances takes a ClientToken (EC2 API reference, "Ensuring idempotency"); each member has its own.
+    """
+
+    name = "standby.build"
+    summary = "launch or adopt the minimal standby of a tier on the target"
+    idempotency = Idempotency.TOKEN
+    effect = Effect.CREATE
+    permissions = (
+        "ec2:RunInstances",
+        "ec2:CreateTags",
+        "iam:PassRole",
+        "ec2:DescribeInstances",
+        "ec2:DescribeSubnets",
+        "ec2:DescribeSecurityGroups",
+        "ec2:CreateLaunchTemplate",
+        "ec2:CreateLaunchTemplateVersion",
+        "ec2:DescribeLaunchTemplates",
+        "ec2:DescribeLaunchTemplateVersions",
+        "autoscaling:CreateAutoScalingGroup",
+        "autoscaling:UpdateAutoScalingGroup",
+        "autoscaling:DescribeAutoScalingGroups",
+        "elasticloadbalancing:CreateLoadBalancer",
+        "elasticloadbalancing:CreateTargetGroup",
+        "elasticloadbalancing:CreateListener",
+        "elasticloadbalancing:AddTags",
+        "elasticloadbalancing:DescribeLoadBalancers",
+        "elasticloadbalancing:DescribeTargetGroups",
+        "elasticloadbalancing:DescribeListeners",
+    )
+    Input = TierInput
+    Output = StandbyOutput
+
+    def start(self, ctx: Context, given: TierInput) -> Answer[StandbyOutput]:
+        tier = tier_of(ctx, given.tier)
+        if tier.scaling_group is not None:
+            image = _replica_image(ctx, tier.scaling_group.key)
+            scaling.build_balancer(ctx, tier)
+            scaling.build_template(ctx, tier, image)
+            scaling.build_group(ctx, tier, image)
+        site = ctx.site("target")
+        for instance in tier.instances:
+            if member(ctx, site, tier, instance.key) is None:
+                network = subnet_of(site, subnet(ctx, instance.subnet))
+                place = _Place(_replica_image(ctx, instance.key), rest_type(ctx, tier, instance), network)
+                params = self._launch(ctx, tier, instance, place)
+                site.call("ec2", "RunInstances", params, token=ctx.sub(instance.key))
+        return visible(self.observe(ctx, given))
+
+    @staticmethod
+    def _launch(ctx: Context, tier: Tier, instance: Instance, place: _Place) -> Json:
+        site = ctx.site("target")
+        tags = {
+            **app_tags(instance.tags),
+            **ctx.tags(tier=tier.name, member=instance.key, standby="true", point=ctx.point_id),
+        }
+        params: Json = {
+            "ImageId": place.image,
+            "InstanceType": place.type,
+            "MinCount": 1,
+            "MaxCount": 1,
+            "SubnetId": place.subnet["SubnetId"],
+            "SecurityGroupIds": group_ids(ctx, site, instance.security_groups, place.subnet["VpcId"]),
+            "DisableApiTermination": instance.termination_protection,
+            "TagSpecifications": [specification("instance", tags), specification("volume", tags)],
+        }
+        address = address_in(instance.private_address, place.subnet)
+        if address:
+            params["PrivateIpAddress"] = address
+        if instance.key_pair:
+            params["KeyName"] = ctx.group.mapping(ctx.source).keys.get(instance.key_pair, instance.key_pair)
+        carried = profile(ctx, instance.profile)
+        if carried:
+            params["IamInstanceProfile"] = carried
+        if instance.user_data:
+            params["UserData"] = instance.user_data
+        options = metadata_options(instance.metadata_options)
+        if options:
+            params["MetadataOptions"] = options
+        root = first(volume for volume in instance.volumes if volume.root)
+        if root is not None:
+            facts = {"type": root.type, "iops": root.iops, "throughput": root.throughput}
+            ebs: Json = {**volume_settings(facts), "DeleteOnTermination": True}
+            params["BlockDeviceMappings"] = [{"DeviceName": instance.root_device, "Ebs": ebs}]
+        return params
+
+    def observe(self, ctx: Context, given: TierInput) -> Answer[StandbyOutput]:
+        tier = tier_of(ctx, given.tier)
+        site = ctx.site("target")
+        key = f"{tier.name}@{ctx.target}"
+        facts: Json = {}
+        if tier.scaling_group is not None:
+            found = scaling.facts_of(ctx, tier, _replica_image(ctx, tier.scaling_group.key))
+            if found is None:
+                return Unseen(True, f"{tier.scaling_group.key} is not complete on {ctx.target}")
+            facts = found
+            if facts.get("load_balancer", {}).get("state") == "provisioning":
+                return Waiting({}, after_s=5.0, note="the load balancer is being provisioned")
+        ids: dict[str, str] = {}
+        adopted: list[str] = []
+        for instance in tier.instances:
+            there = member(ctx, site, tier, instance.key)
+            if there is None:
+                return Unseen(True, f"no instance {instance.key} on {ctx.target}")
+            if there["State"]["Name"] == "pending":
+                return Waiting({}, after_s=5.0, note=f"{there['InstanceId']} is pending")
+            ids[instance.key] = there["InstanceId"]
+            if tags_of(there).get("drpilot:run") != ctx.tags()["drpilot:run"]:
+                adopted.append(instance.key)
+        if ids:
+            facts["instances"] = ids
+        move = Move("standby", key, "build", {"mapping_complete": True}, facts, unless=_STANDING)
+        output = StandbyOutput(
+            tier=tier.name, site=ctx.target, instances=ids, adopted=tuple(adopted), facts=facts
+        )
+        return Done(output, (move,))
+
+
+_STANDING = ("building", "ready", "unhealthy", "promoting", "active", "demoting", "retired")
+
+
+class Rest(Action[TierInput, StandbyOutput]):
+    """Stop the tier's standby instances on the target; a scaling group is at 0 already."""
+
+    name = "standby.rest"
+    summary = "stop the standby instances of a tier"
+    idempotency = Idempotency.RERUN
+    effect = Effect.CHANGE
+    permissions = ("ec2:StopInstances", "ec2:DescribeInstances", "autoscaling:DescribeAutoScalingGroups")
+    Input = TierInput
+    Output = StandbyOutput
+
+    def start(self, ctx: Context, given: TierInput) -> Answer[StandbyOutput]:
+        tier, site = tier_of(ctx, given.tier), ctx.site("target")
+        standing = [member(ctx, site, tier, instance.key) for instance in tier.instances]
+        up = [
+            item["InstanceId"] for item in standing if item is not None and item["State"]["Name"] == "running"
+        ]
+        if up:
+            site.call("ec2", "StopInstances", {"InstanceIds": up})
+        return visible(self.observe(ctx, given))
+
+    def observe(self, ctx: Context, given: TierInput) -> Answer[StandbyOutput]:
+        tier, site = tier_of(ctx, given.tier), ctx.site("target")
+        ids: dict[str, str] = {}
+        for instance in tier.instances:
+            found = member(ctx, site, tier, instance.key)
+            if found is None:
+                raise StepFailed(FailureClass.NOT_FOUND, f"standby {instance.key} is not on {ctx.target}")
+            state = found["State"]["Name"]
+            if state == "running":
+                return Unseen(True, f"{found['InstanceId']} is running")
+            if state != "stopped":
+                return Waiting({}, after_s=5.0, note=f"{found['InstanceId']} is {state}")
+            ids[instance.key] = found["InstanceId"]
+        return Done(StandbyOutput(tier=tier.name, site=ctx.target, instances=ids))
+
+
+class FitInput(Model):
+    """One tier on a site, by role or name."""
+
+    tier: str
+    site: str = "target"
+
+
+class Fit(Action[FitInput, StandbyOutput]):
+    """Give stopped standby instances their waiting size and security groups; then the standby is ready.
+
+    Type and groups can only be changed on a stopped instance (EC2 API reference,
+    ModifyInstanceAttribute). On the way back this ends the `invalidated` mark of the old side: what
+    stands there is a standby again.
+    """
+
+    name = "standby.fit"
+    summary = "give the stopped standby its waiting size; the standby is ready"
+    idempotency = Idempotency.RERUN
+    effect = Effect.CHANGE
+    permissions = (
+        "ec2:ModifyInstanceAttribute",
+        "ec2:CreateTags",
+        "ec2:DeleteTags",
+        "ec2:DescribeInstances",
+        "autoscaling:DescribeAutoScalingGroups",
+    )
+    Input = FitInput
+    Output = StandbyOutput
+
+    def start(self, ctx: Context, given: FitInput) -> Answer[StandbyOutput]:
+        tier, site = tier_of(ctx, given.tier), ctx.site(given.site)
+        for instance in tier.instances:
+            found = member(ctx, site, tier, instance.key)
+            if found is None or found["State"]["Name"] != "stopped":
+                continue
+            id_ = found["InstanceId"]
+            wanted = rest_type(ctx, tier, instance)
+            if found["InstanceType"] != wanted:
+                params: Json = {"InstanceId": id_, "InstanceType": {"Value": wanted}}
+                site.call("ec2", "ModifyInstanceAttribute", params)
+            groups = group_ids(ctx, site, instance.security_groups, found["VpcId"])
+            if groups and {item["GroupId"] for item in found.get("SecurityGroups") or []} != set(groups):
+                site.call("ec2", "ModifyInstanceAttribute", {"InstanceId": id_, "Groups": groups})
+            self._tag(ctx, site, (tier.name, instance.key), found)
+        return visible(self.observe(ctx, given))
+
+    @staticmethod
+    def _tag(ctx: Context, site: Site, who: tuple[str, str], found: Json) -> None:
+        have = tags_of(found)
+        wanted = {
+            "drpilot:group": ctx.group.name,
+            "drpilot:tier": who[0],
+            "drpilot:member": who[1],
+            "drpilot:standby": "true",
+        }
+        lacking = [{"Key": key, "Value": value} for key, value in wanted.items() if have.get(key) != value]
+        if lacking:
+            site.call("ec2", "CreateTags", {"Resources": [found["InstanceId"]], "Tags": lacking})
+        if ctx.mode == "reprotect" and "drpilot:invalidated" in have:
+            params: Json = {"Resources": [found["InstanceId"]], "Tags": [{"Key": "drpilot:invalidated"}]}
+            site.call("ec2", "DeleteTags", params)
+
+    def observe(self, ctx: Context, given: FitInput) -> Answer[StandbyOutput]:
+        tier, site = tier_of(ctx, given.tier), ctx.site(given.site)
+        name = site_name(ctx, given.site)
+        ids: dict[str, str] = {}
+        for instance in tier.instances:
+            found = member(ctx, site, tier, instance.key)
+            if found is None:
+                raise StepFailed(FailureClass.NOT_FOUND, f"standby {instance.key} is not on {name}")
+            if found["State"]["Name"] != "stopped":
+                raise StepFailed(FailureClass.CONFLICT, f"{found['InstanceId']} is {found['State']['Name']}")
+            if found["InstanceType"] != rest_type(ctx, tier, instance):
+                return Unseen(True, f"{found['InstanceId']} is still {found['InstanceType']}")
+            if tags_of(found).get("drpilot:member") != instance.key:
+                return Unseen(True, f"{found['InstanceId']} does not carry our tags yet")
+            ids[instance.key] = found["InstanceId"]
+        facts: Json = {"instances": ids} if ids else {}
+        if tier.scaling_group is not None:
+            group = group_view(site, scaling_of(tier).key)
+            if group is None or not group.at_rest:
+                text = f"group {scaling_of(tier).key} on {name} is not at 0"
+                raise StepFailed(FailureClass.CONFLICT, text)
+        output = StandbyOutput(tier=tier.name, site=name, instances=ids)
+        return Done(output, self._moves(ctx, tier, name, facts))
+
+    @staticmethod
+    def _moves(ctx: Context, tier: Tier, name: str, facts: Json) -> tuple[Move, ...]:
+        """Lead the standby to `ready`, from whichever state it is in; an unhealthy one recovers by its
+        own rule.
+        """
+        key, state = f"{tier.name}@{name}", ctx.standby(tier.name, name).state
+        demote = Move("standby", key, "demote", {"superseded": True}, facts)
+        demoted = Move("standby", key, "demoted", {"observed": True}, facts)
+        by_state = {
+            "absent": (
+                Move("standby", key, "build", {"mapping_complete": True}, facts),
+                Move("standby", key, "built", {"observed": True}, facts),
+            ),
+            "building": (Move("standby", key, "built", {"observed": True}, facts),),
+            "active": (demote, demoted) if ctx.mode == "reprotect" else (),
+            "demoting": (demoted,),
+        }
+        return by_state.get(state, ())

@@ -1,0 +1,203 @@
+"""What actions read from a cloud: listings by tag, parsed once, and the words of tags and times.
+
+Everything here only looks. Filters are used instead of id parameters, because an id that is unknown on
+one side is no error there (EC2 API reference, Filter), and because a listing by tag is the only way to
+find what a call without ClientToken has made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
+from queue import Empty, Queue
+from threading import Thread
+from typing import Any, TypeVar
+
+from drpilot.base.clock import parse_time, rfc3339
+from drpilot.domain.plain import Json
+from drpilot.domain.ports import (
+    Answer,
+    CloudError,
+    Context,
+    FailureClass,
+    Model,
+    Site,
+    Unseen,
+    Waiting,
+)
+
+__all__ = [
+    "ALIVE",
+    "DEAD",
+    "Nothing",
+    "Seen",
+    "describe",
+    "first",
+    "images",
+    "instances",
+    "made_here",
+    "moment",
+    "name_of",
+    "not_found",
+    "snapshots",
+    "specification",
+    "tag_list",
+    "tagged",
+    "tags_of",
+    "visible",
+    "volumes",
+    "within",
+]
+
+ALIVE = ("pending", "running", "stopping", "shutting-down")
+"""Instance states in which a guest may still write."""
+DEAD = ("terminated", "shutting-down")
+"""Instance states from which nothing comes back."""
+
+T = TypeVar("T")
+O = TypeVar("O", bound=Model)
+
+
+class Nothing(Model):
+    """An action without input."""
+
+
+class Seen(Model):
+    """One thing that was looked at: what was expected, what was observed, when (RFC 3339)."""
+
+    name: str
+    ok: bool
+    expected: str
+    observed: str
+    at: str
+
+    @classmethod
+    def of(cls, ctx: Context, name: str, ok: bool, texts: tuple[str, str]) -> Seen:
+        """A look made now; `texts` are what was expected and what was observed."""
+        return cls(name=name, ok=ok, expected=texts[0], observed=texts[1], at=rfc3339(ctx.clock.now()))
+
+
+def tags_of(resource: Mapping[str, Any]) -> dict[str, str]:
+    """The tags of a described resource as a mapping; EC2 says `Tags`, some listings `TagSet`."""
+    found = resource.get("Tags") or resource.get("TagSet") or []
+    return {item["Key"]: item.get("Value", "") for item in found}
+
+
+def tag_list(tags: Mapping[str, str]) -> list[dict[str, str]]:
+    """Tags as the API wants them, in a stable order."""
+    return [{"Key": key, "Value": tags[key]} for key in sorted(tags)]
+
+
+def specification(kind: str, tags: Mapping[str, str]) -> Json:
+    """One TagSpecification: the tags a create call puts on what it makes, in the same instant."""
+    return {"ResourceType": kind, "Tags": tag_list(tags)}
+
+
+def tagged(**wanted: str) -> list[Json]:
+    """Filters on `drpilot:` tags; an underscore stands for a hyphen, the empty string for any value."""
+    filters = []
+    for key, value in wanted.items():
+        tag = "drpilot:" + key.replace("_", "-")
+        filters.append(
+            {"Name": f"tag:{tag}", "Values": [value]} if value else {"Name": "tag-key", "Values": [tag]}
+        )
+    return filters
+
+
+def made_here(ctx: Context, **more: str) -> list[Json]:
+    """Filters for what this step of this run has made, in whichever attempt."""
+    ours = ctx.tags()
+    filters = [{"Name": f"tag:{key}", "Values": [ours[key]]} for key in ("drpilot:run", "drpilot:step")]
+    return filters + tagged(**more)
+
+
+def describe(
+    site: Site, operation: str, member: str, filters: list[Json] | None = None, **params: Any
+) -> list[Json]:
+    """All resources of an EC2 listing; `member` names the list in each page."""
+    asked: Json = {**params, **({"Filters": filters} if filters else {})}
+    return [item for page in site.pages("ec2", operation, asked) for item in page.get(member) or []]
+
+
+def instances(site: Site, filters: list[Json], *, dead: bool = False) -> list[Json]:
+    """Instances by filter; terminated ones, which stay listed for an hour, only if `dead`."""
+    found = [
+        instance
+        for reservation in describe(site, "DescribeInstances", "Reservations", filters)
+        for instance in reservation.get("Instances") or []
+    ]
+    return [item for item in found if dead or item["State"]["Name"] not in DEAD]
+
+
+def snapshots(site: Site, filters: list[Json]) -> list[Json]:
+    """Snapshots of this account by filter; always filtered by tag or id, since an account may own
+    thousands.
+    """
+    return describe(site, "DescribeSnapshots", "Snapshots", filters, OwnerIds=["self"])
+
+
+def images(site: Site, filters: list[Json]) -> list[Json]:
+    """Images of this account by filter."""
+    return describe(site, "DescribeImages", "Images", filters, Owners=["self"])
+
+
+def volumes(site: Site, filters: list[Json]) -> list[Json]:
+    """Volumes by filter."""
+    return describe(site, "DescribeVolumes", "Volumes", filters)
+
+
+def first(found: Iterable[T]) -> T | None:
+    """The first of a listing, or None."""
+    return next(iter(found), None)
+
+
+def name_of(site: Site, role: str, ctx: Context) -> str:
+    """The name of the site in `role`."""
+    return {"source": ctx.source, "target": ctx.target}.get(role, site.name)
+
+
+def moment(value: Any) -> datetime:
+    """A time of a reply: botocore gives an aware datetime, plain JSON gives RFC 3339."""
+    if isinstance(value, datetime):
+        return value.astimezone(UTC)
+    return parse_time(str(value))
+
+
+def visible(answer: Answer[O]) -> Answer[O]:
+    """What `start` answers after its call was answered: not listed yet means wait, not "it did not
+    happen".
+    """
+    if isinstance(answer, Unseen):
+        return Waiting({}, after_s=1.0, note=f"answered, not listed yet: {answer.why}")
+    return answer
+
+
+def not_found(error: CloudError) -> bool:
+    """Whether the cloud said for certain that the thing does not exist."""
+    return error.kind is FailureClass.NOT_FOUND
+
+
+def within(seconds: float, call: Callable[[], T]) -> T:
+    """The result of `call` if it comes within `seconds`; else CloudError of class `timeout`, outcome
+    unknown.
+
+    The call goes on in a daemon thread and its result is dropped: a site that takes calls and never
+    answers must not hold a step that is allowed to go on without it.
+    """
+    box: Queue[tuple[T | None, BaseException | None]] = Queue()
+
+    def run() -> None:
+        try:
+            box.put((call(), None))
+        except BaseException as error:  # noqa: BLE001 - handed over to the caller, whatever it is
+            box.put((None, error))
+
+    Thread(target=run, name="bounded-look", daemon=True).start()
+    try:
+        result, error = box.get(timeout=seconds)
+    except Empty:
+        text = f"no answer within {seconds:g} s"
+        raise CloudError(FailureClass.TIMEOUT, "Bounded", text, happened="unknown") from None
+    if error is not None:
+        raise error
+    return result  # type: ignore[return-value]  # either an error or a result was put

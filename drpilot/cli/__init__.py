@@ -1,0 +1,1 @@
+"""The terminal: what people type and read. No rule lives here, and nothing heavy is imported before it is needed."""

@@ -1,0 +1,221 @@
+"""Dialects: what one kind of EC2-compatible cloud can do and how to talk to it, as data.
+
+A dialect is one `Dialect` value in `DIALECTS`; a new kind of cloud is one more table. Nothing here calls
+anything.
+
+Sources: Amazon EC2 API reference (DescribeX, MaxResults; ensuring idempotency; eventual consistency), EBS
+direct APIs reference, Elastic Load Balancing, Auto Scaling and Route 53 API references, and botocore's
+service models.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from drpilot.clouds.limits import AWS_CONCURRENCY, AWS_RATES, Rate
+from drpilot.domain.plain import Json
+
+__all__ = ["AWS", "DIALECTS", "Dialect", "Probe"]
+
+_VERB = re.compile(r"[A-Z][a-z]+")
+
+# A verb not listed here changes something: the safe side for a new operation.
+_READING_VERBS = frozenset({"Describe", "Get", "Head", "List", "Lookup", "Search", "Simulate", "Test"})
+
+# Operations whose verb says otherwise than what they do. GenerateDataKey and its like leave nothing behind.
+_READING = frozenset(
+    {
+        "kms:Decrypt",
+        "kms:DeriveSharedSecret",
+        "kms:Encrypt",
+        "kms:GenerateDataKey",
+        "kms:GenerateDataKeyPair",
+        "kms:GenerateDataKeyPairWithoutPlaintext",
+        "kms:GenerateDataKeyWithoutPlaintext",
+        "kms:GenerateMac",
+        "kms:GenerateRandom",
+        "kms:ReEncrypt",
+        "kms:Sign",
+        "kms:Verify",
+        "kms:VerifyMac",
+        "s3:SelectObjectContent",
+        "sts:AssumeRole",
+        "sts:AssumeRoleWithSAML",
+        "sts:AssumeRoleWithWebIdentity",
+        "sts:DecodeAuthorizationMessage",
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A harmless call that shows whether a cloud knows `capability`."""
+
+    capability: str
+    service: str
+    operation: str
+    params: Json = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """One kind of cloud. Operations are written `service:Operation`.
+
+    `capabilities` are what it can do; `tokens` narrows the operations that honour a ClientToken (None: those
+    of the model); `settle_s` is how long a fresh resource may stay invisible (eventual consistency), so that
+    "absent" needs looks over at least this long; `rates` and `concurrency` are request limits (see
+    limits.py); `read_timeout_s` holds the exceptions to `read_default_s`.
+    """
+
+    name: str
+    services: frozenset[str]
+    capabilities: frozenset[str]
+    probes: tuple[Probe, ...] = ()
+    reading_verbs: frozenset[str] = _READING_VERBS
+    reading: frozenset[str] = _READING
+    changing: frozenset[str] = frozenset()
+    tokens: frozenset[str] | None = None
+    settle_s: float = 0.0
+    rates: Mapping[str, Rate] = field(default_factory=dict)
+    concurrency: Mapping[str, int] = field(default_factory=dict)
+    page_sizes: Mapping[str, int] = field(default_factory=dict)
+    unpaged_with: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    public_endpoints: bool = False
+    connect_timeout_s: float = 3.0
+    read_default_s: float = 10.0
+    read_timeout_s: Mapping[str, float] = field(default_factory=dict)
+    bucket_in_path: bool = True
+
+    def changes(self, service: str, operation: str) -> bool:
+        """Whether the operation may change something; what is not known to read only, changes."""
+        name = f"{service}:{operation}"
+        if name in self.changing or name in self.reading:
+            return name in self.changing
+        verb = _VERB.match(operation)
+        return verb is None or verb[0] not in self.reading_verbs
+
+    def token_member(
+        self, service: str, operation: str, members: Iterable[str], marked: Iterable[str]
+    ) -> str | None:
+        """The parameter that carries the idempotency token, or None where the operation takes none.
+
+        `members` are the operation's parameters, `marked` those the model marks as `idempotencyToken`.
+        ImportImage, ImportSnapshot and others have a ClientToken that the model does not mark.
+        """
+        if self.tokens is not None and f"{service}:{operation}" not in self.tokens:
+            return None
+        for member in marked:
+            return member
+        return "ClientToken" if "ClientToken" in set(members) else None
+
+    def page_size(self, service: str, operation: str, params: Json) -> int | None:
+        """The page size to ask for, or None to leave it to the cloud.
+
+        EC2 refuses MaxResults beside a list of ids (EC2 API reference, DescribeInstances).
+        """
+        name = f"{service}:{operation}"
+        if any(params.get(key) for key in self.unpaged_with.get(name, ())):
+            return None
+        return self.page_sizes.get(name)
+
+    def read_s(self, service: str) -> float:
+        """Seconds to wait for an answer of `service`."""
+        return self.read_timeout_s.get(service, self.read_default_s)
+
+
+_AWS_PAGE_SIZES = {
+    "autoscaling:DescribeAutoScalingGroups": 100,
+    "ebs:ListChangedBlocks": 10_000,
+    "ebs:ListSnapshotBlocks": 10_000,
+    "ec2:DescribeImages": 1000,
+    "ec2:DescribeInstanceStatus": 1000,
+    "ec2:DescribeInstanceTypeOfferings": 1000,
+    "ec2:DescribeInstances": 1000,
+    "ec2:DescribeLaunchTemplateVersions": 200,
+    "ec2:DescribeLaunchTemplates": 200,
+    "ec2:DescribeNetworkInterfaces": 1000,
+    "ec2:DescribeSecurityGroups": 1000,
+    "ec2:DescribeSnapshots": 1000,
+    "ec2:DescribeSubnets": 1000,
+    "ec2:DescribeTags": 1000,
+    "ec2:DescribeVolumes": 500,
+    "ec2:DescribeVpcs": 1000,
+    "elbv2:DescribeListeners": 100,
+    "elbv2:DescribeLoadBalancers": 400,
+    "elbv2:DescribeTargetGroups": 400,
+}
+
+_AWS_UNPAGED_WITH = {
+    "autoscaling:DescribeAutoScalingGroups": ("AutoScalingGroupNames",),
+    "ec2:DescribeImages": ("ImageIds",),
+    "ec2:DescribeInstanceStatus": ("InstanceIds",),
+    "ec2:DescribeInstances": ("InstanceIds",),
+    "ec2:DescribeLaunchTemplateVersions": ("Versions",),
+    "ec2:DescribeLaunchTemplates": ("LaunchTemplateIds", "LaunchTemplateNames"),
+    "ec2:DescribeNetworkInterfaces": ("NetworkInterfaceIds",),
+    "ec2:DescribeSecurityGroups": ("GroupIds", "GroupNames"),
+    "ec2:DescribeSnapshots": ("SnapshotIds",),
+    "ec2:DescribeSubnets": ("SubnetIds",),
+    "ec2:DescribeVolumes": ("VolumeIds",),
+    "ec2:DescribeVpcs": ("VpcIds",),
+    "elbv2:DescribeListeners": ("ListenerArns",),
+    "elbv2:DescribeLoadBalancers": ("LoadBalancerArns", "Names"),
+    "elbv2:DescribeTargetGroups": ("TargetGroupArns", "Names"),
+}
+
+_AWS_SERVICES = frozenset(
+    {"autoscaling", "ebs", "ec2", "elbv2", "iam", "kms", "route53", "s3", "service-quotas", "ssm", "sts"}
+)
+
+AWS = Dialect(
+    name="aws",
+    services=_AWS_SERVICES,
+    capabilities=frozenset(
+        {
+            "autoscaling",
+            "client-token",
+            "dry-run",
+            "ebs",
+            "ec2:CopyImage",
+            "ec2:CopySnapshot",
+            "ec2:CreateImage",
+            "ec2:CreateLaunchTemplate",
+            "ec2:CreateSnapshot",
+            "ec2:CreateSnapshots",
+            "ec2:RegisterImage",
+            "elbv2",
+            "kms",
+            "route53",
+            "s3",
+            "s3:conditional-write",
+            "service-quotas",
+            "sts",
+        }
+    ),
+    probes=(
+        Probe("autoscaling", "autoscaling", "DescribeAutoScalingGroups", {"MaxRecords": 1}),
+        Probe(
+            "ebs", "ebs", "ListSnapshotBlocks", {"SnapshotId": "snap-00000000000000000", "MaxResults": 100}
+        ),
+        Probe("ec2:CreateLaunchTemplate", "ec2", "DescribeLaunchTemplates", {"MaxResults": 5}),
+        Probe("elbv2", "elbv2", "DescribeLoadBalancers", {"PageSize": 1}),
+        Probe("kms", "kms", "ListAliases", {"Limit": 1}),
+        Probe("route53", "route53", "ListHostedZones", {"MaxItems": "1"}),
+        Probe("s3", "s3", "ListBuckets", {}),
+        Probe(
+            "service-quotas", "service-quotas", "ListServiceQuotas", {"ServiceCode": "ec2", "MaxResults": 1}
+        ),
+    ),
+    settle_s=5.0,
+    rates=AWS_RATES,
+    concurrency=AWS_CONCURRENCY,
+    page_sizes=_AWS_PAGE_SIZES,
+    unpaged_with=_AWS_UNPAGED_WITH,
+    public_endpoints=True,
+    read_timeout_s={"ebs": 30.0, "s3": 30.0},
+    bucket_in_path=False,
+)
+
+DIALECTS: Mapping[str, Dialect] = {dialect.name: dialect for dialect in (AWS,)}

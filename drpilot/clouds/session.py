@@ -1,0 +1,287 @@
+"""From the settings of a site to botocore clients that nothing in the environment can bend.
+
+botocore lets AWS_ENDPOINT_URL, AWS_CA_BUNDLE and others beat a named profile. Here a site gets its endpoint,
+region, certificate check, proxies, timeouts and retries explicitly, and only AWS_CONFIG_FILE and
+AWS_SHARED_CREDENTIALS_FILE are read, as the places of profile files. Retries of botocore are off and
+idempotency tokens are never filled in: both belong to the journal and the door.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import botocore
+import botocore.loaders
+import botocore.session
+from botocore.config import Config
+from botocore.configprovider import (
+    DEFAULT_S3_CONFIG_VARS,
+    ConfigChainFactory,
+    ConfiguredEndpointProvider,
+    SectionConfigProvider,
+)
+from botocore.exceptions import BotoCoreError
+from botocore.handlers import base64_encode_user_data, generate_idempotent_uuid
+from botocore.model import OperationModel
+
+from drpilot.__about__ import __version__
+from drpilot.base.errors import DrpilotError
+from drpilot.clouds.credentials import CredentialsReference, botocore_credentials
+from drpilot.clouds.dialect import DIALECTS, Dialect
+from drpilot.clouds.failures import NoEndpoint, TruncatedReply
+
+__all__ = ["Clients", "CredentialsReference", "SiteSettings", "dialect_of"]
+
+_LOCATIONS = ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE")
+# These come from variables or from the machine itself, not from the profile that was named.
+_FOREIGN_PROVIDERS = ("env", "ec2-credentials-file", "boto-config", "container-role", "iam-role")
+_FOREIGN_SOURCES = ("Environment", "EcsContainer")
+_CONNECTIONS = 32
+_UNWANTED_HANDLERS: tuple[tuple[str, Any], ...] = (
+    ("before-parameter-build", generate_idempotent_uuid),
+    ("before-parameter-build.ec2.RunInstances", base64_encode_user_data),
+    ("before-parameter-build.autoscaling.CreateLaunchConfiguration", base64_encode_user_data),
+)
+
+# One loader for all sites: half of a new client's cost is parsing the model's JSON.
+_LOADER = botocore.loaders.create_loader()
+
+
+@dataclass(frozen=True, slots=True)
+class SiteSettings:
+    """What drpilot.yaml says about a site.
+
+    `cloud` is the name of a dialect. Credentials come from `profile` (of the AWS configuration files) or from
+    `credentials`. `endpoints` maps service names, or `default`, to URLs; with `credentials` they are the only
+    endpoints ever used. `account`, when given, is compared with what the site says. `ca_bundle` is a path.
+    """
+
+    name: str
+    cloud: str
+    region: str
+    account: str | None = None
+    profile: str | None = None
+    endpoints: Mapping[str, str] = field(default_factory=dict)
+    credentials: CredentialsReference | None = None
+    ca_bundle: str | None = None
+    proxies: Mapping[str, str] = field(default_factory=dict)
+
+
+def dialect_of(settings: SiteSettings) -> Dialect:
+    """The dialect of a site; raises DrpilotError `wrong-value` for a kind of cloud nobody knows."""
+    if settings.cloud not in DIALECTS:
+        what = f"site {settings.name}: cloud {settings.cloud!r} is not known"
+        raise DrpilotError("wrong-value", what=what, hint=f"known: {', '.join(sorted(DIALECTS))}")
+    return DIALECTS[settings.cloud]
+
+
+class _Session(botocore.session.Session):
+    """A botocore session that reads its configuration from a profile alone."""
+
+    def __init__(self, profile: str | None, environment: Mapping[str, str]) -> None:
+        self._allowed = {name: environment[name] for name in _LOCATIONS if name in environment}
+        super().__init__(profile=profile)
+        self.register_component("data_loader", _LOADER)
+        if profile is None:  # Not even the default profile may reach a site that names none.
+            self.set_config_variable("config_file", os.devnull)
+            self.set_config_variable("credentials_file", os.devnull)
+
+    def _register_config_store(self) -> None:
+        super()._register_config_store()  # type: ignore[misc]
+        store = self.get_component("config_store")
+        factory = ConfigChainFactory(session=self, environ=self._allowed)
+
+        def chain(instance: str | None, variable: tuple[Any, ...]) -> Any:
+            return factory.create_config_chain(
+                instance_name=instance,
+                env_var_names=variable[1],
+                config_property_names=variable[0],
+                default=variable[2],
+                conversion_func=variable[3],
+            )
+
+        for name, variable in self.SESSION_VARIABLES.items():
+            store.set_config_provider(name, chain(name, variable))
+        nested = {name: chain(name, variable) for name, variable in DEFAULT_S3_CONFIG_VARS.items()}
+        store.set_config_provider("s3", SectionConfigProvider("s3", self, nested))
+
+    def _add_configured_endpoint_provider(self, client_name: str, config_store: Any) -> None:
+        config_store.set_config_provider("endpoint_url", self.endpoint_provider(client_name))
+
+    def _create_credential_resolver(self) -> Any:
+        self._refuse_foreign_sources()
+        resolver = super()._create_credential_resolver()  # type: ignore[misc]
+        for name in _FOREIGN_PROVIDERS:
+            resolver.remove(name)
+        return resolver
+
+    def endpoint_provider(self, service: str) -> ConfiguredEndpointProvider:
+        """Finds the endpoint that the profile itself gives for `service`."""
+        return ConfiguredEndpointProvider(
+            full_config=self.full_config,
+            scoped_config=self.get_scoped_config(),
+            client_name=service,
+            environ={},
+        )
+
+    def _refuse_foreign_sources(self) -> None:
+        profiles = self.full_config["profiles"]
+        name, seen = self.get_config_variable("profile"), set[str]()
+        while name is not None and name not in seen:
+            seen.add(name)
+            profile = profiles.get(name, {})
+            if profile.get("credential_source") in _FOREIGN_SOURCES:
+                what = f"profile {name} has credential_source = {profile['credential_source']}"
+                raise DrpilotError("no-credentials", site=self.get_config_variable("profile"), what=what)
+            name = profile.get("source_profile")
+
+
+class _Given:
+    """A credential resolver that has one answer."""
+
+    def __init__(self, credentials: Any) -> None:
+        self._credentials = credentials
+
+    def load_credentials(self) -> Any:
+        return self._credentials
+
+
+def _whole(**event: Any) -> None:
+    """Refuse an answer that is shorter than it says; urllib3 as botocore uses it lets it pass."""
+    operation_model: OperationModel = event["operation_model"]
+    response_dict: dict[str, Any] = event["response_dict"]
+    body = response_dict.get("body")
+    expected = response_dict["headers"].get("content-length")
+    if (
+        operation_model.http.get("method") == "HEAD"
+        or not isinstance(body, bytes)
+        or not str(expected).isdigit()
+    ):
+        return
+    if response_dict["status_code"] not in (204, 304) and len(body) < int(expected):
+        raise TruncatedReply(actual=len(body), expected=expected)
+
+
+class Clients:
+    """The botocore clients of one site: made when first used, kept, safe to share between threads.
+
+    `prepare` gets the botocore session before any client is made; the lab uses it to answer in-process.
+    `dialect` replaces the one `settings.cloud` names, say for shorter timeouts.
+    """
+
+    def __init__(
+        self,
+        settings: SiteSettings,
+        *,
+        environment: Mapping[str, str] | None = None,
+        prepare: Callable[[botocore.session.Session], None] | None = None,
+        dialect: Dialect | None = None,
+    ) -> None:
+        self.settings = settings
+        self.dialect = dialect or dialect_of(settings)
+        self._environment = os.environ if environment is None else environment
+        self._prepare = prepare
+        self._lock = threading.Lock()
+        self._session: _Session | None = None
+        self._clients: dict[str, Any] = {}
+
+    def client(self, service: str) -> Any:
+        """The client of `service`. Raises DrpilotError `no-credentials`, BotoCoreError for a broken profile
+        and NoEndpoint when the site has no endpoint for the service.
+        """
+        with self._lock:
+            if service not in self._clients:
+                if service not in self.dialect.services:
+                    raise NoEndpoint(f"{self.dialect.name} has no service {service}")
+                self._clients[service] = self._make(service)
+            return self._clients[service]
+
+    def paging(self, service: str, operation: str) -> dict[str, Any] | None:
+        """How botocore describes that the listing is paged, or None where it does not."""
+        try:
+            found: dict[str, Any] = _LOADER.load_service_model(service, "paginators-1")["pagination"]
+        except BotoCoreError:
+            return None
+        return found.get(operation)
+
+    def endpoint(self, service: str) -> str:
+        """The URL calls to `service` go to."""
+        return str(self.client(service).meta.endpoint_url)
+
+    def close(self) -> None:
+        """Close the connections of all clients."""
+        with self._lock:
+            for client in self._clients.values():
+                client.close()
+            self._clients.clear()
+
+    def _make(self, service: str) -> Any:
+        if self._session is None:
+            self._session = self._open()
+        url = self._url(self._session, service)
+        return self._session.create_client(
+            service,
+            region_name=self.settings.region,
+            endpoint_url=url,
+            verify=self._verify(self._session),
+            config=self._config(service, custom=url is not None),
+        )
+
+    def _open(self) -> _Session:
+        settings = self.settings
+        if settings.profile is None and settings.credentials is None:
+            what = "neither a profile nor a credentials reference is given"
+            raise DrpilotError("no-credentials", site=settings.name, what=what)
+        session = _Session(settings.profile if settings.credentials is None else None, self._environment)
+        # For the clients botocore makes itself to fetch credentials (assumed roles); endpoints as the profile
+        # says.
+        session.set_default_client_config(self._config("sts", custom=False, fetching=True))
+        session.set_config_variable("ca_bundle", self._verify(session))
+        # The journal's token or none at all; and user data as the API has it, base64, for every operation
+        # alike.
+        for event, handler in _UNWANTED_HANDLERS:
+            session.unregister(event, handler)
+        session.register("before-parse", _whole)
+        if settings.credentials is not None:
+            given = botocore_credentials(settings.name, settings.credentials, self._environment)
+            session.register_component("credential_provider", _Given(given))
+        if self._prepare is not None:
+            self._prepare(session)
+        return session
+
+    def _verify(self, session: _Session) -> Any:
+        """The path of the certificates to trust, or True for those botocore brings along; never the
+        environment's.
+        """
+        return self.settings.ca_bundle or session.get_scoped_config().get("ca_bundle") or True
+
+    def _url(self, session: _Session, service: str) -> str | None:
+        endpoints = self.settings.endpoints
+        url = endpoints.get(service) or endpoints.get("default")
+        if url is None and self.settings.credentials is None:
+            url = session.endpoint_provider(service).provide()
+        public = self.dialect.public_endpoints and (self.settings.credentials is None or not endpoints)
+        if url is None and not public:
+            raise NoEndpoint(f"{self.settings.name} has no endpoint for {service}")
+        return url
+
+    def _config(self, service: str, *, custom: bool, fetching: bool = False) -> Config:
+        strict: dict[str, Any] = {"ignore_configured_endpoint_urls": True} if not fetching else {}
+        if custom:  # Checksums newer than a compatible store, and bucket names in host names, are AWS's own.
+            strict["request_checksum_calculation"] = strict["response_checksum_validation"] = "when_required"
+        path = custom or self.dialect.bucket_in_path
+        return Config(
+            region_name=self.settings.region,
+            connect_timeout=self.dialect.connect_timeout_s,
+            read_timeout=self.dialect.read_s(service),
+            retries={"total_max_attempts": 1, "mode": "standard"},
+            proxies=dict(self.settings.proxies),
+            max_pool_connections=_CONNECTIONS,
+            user_agent=f"drpilot/{__version__} botocore/{botocore.__version__}",
+            s3={"addressing_style": "path"} if path else {"us_east_1_regional_endpoint": "regional"},
+            **strict,
+        )

@@ -1,0 +1,417 @@
+"""The one door to a cloud: `BotoSite.call` and `pages`, in the cloud's own words.
+
+Limits, tokens, error kinds, retries within seconds, account and clock checks sit here, so that no action has
+to think of them. What is repeated here is only what certainly did not happen, or what only reads; the rest is
+the journal's.
+
+User data is base64 text everywhere, as the EC2 API has it: the door does not encode what boto3 would encode.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from email.utils import parsedate_to_datetime
+from typing import Any, Literal
+
+import jmespath  # type: ignore[import-untyped]
+from botocore import xform_name
+from botocore.model import OperationModel
+from botocore.response import StreamingBody
+
+from drpilot.base.clock import Chance, Clock, RealClock
+from drpilot.base.log import logger
+from drpilot.base.retry import Patience, retried
+from drpilot.clouds.failures import WrongAccount, as_drpilot_error, failure
+from drpilot.clouds.limits import Limits
+from drpilot.clouds.session import Clients
+from drpilot.domain.plain import Json
+from drpilot.domain.ports import CloudError, FailureClass, Site
+
+__all__ = ["BotoSite", "DryRunSite", "Identity", "Observer", "Phase", "Probing", "Refused", "Ways"]
+
+Phase = Literal["before", "after", "failed"]
+Observer = Callable[[str, str, str, Phase], None]
+"""Called with site, service, operation and phase: `before` each request, `after` a good answer was read and
+before anybody knows of it, `failed` after an error. Tests kill the process here.
+"""
+
+_AGAIN = frozenset({FailureClass.THROTTLED, FailureClass.TRANSIENT, FailureClass.TIMEOUT})
+# A site that can't be reached is not worth four attempts, and one that hangs not a second: whoever asked has
+# a decision to make.
+_NOT_AGAIN = frozenset({"Overloaded", "ReadTimeoutError"})
+_NOT_SENT = frozenset({"ConnectTimeoutError", "EndpointConnectionError", "ProxyConnectionError"})
+_MISSING = frozenset({"InvalidAction", "NoEndpoint", "NotImplemented", "UnknownOperationException"})
+_REPEATED_TOKEN = "RepeatedPageToken"
+
+
+@dataclass(frozen=True, slots=True)
+class Ways:
+    """How a site's door works: time, chance, patience within one call, and who watches."""
+
+    clock: Clock = field(default_factory=RealClock)
+    chance: Chance = field(default_factory=Chance)
+    patience: Patience = field(default_factory=lambda: Patience(attempts=4, budget_s=12.0))
+    reaching: int = 2
+    observer: Observer | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who we are on a site. `skew_s` is the site's clock minus ours, in seconds, or None when it sends no
+    date.
+    """
+
+    account: str
+    arn: str
+    endpoint: str
+    skew_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Probing:
+    """What a look at the site proved: capabilities there, missing, and those it could not tell, with the
+    reason.
+    """
+
+    present: frozenset[str]
+    missing: frozenset[str]
+    untold: dict[str, str]
+
+
+class BotoSite:
+    """A site through botocore, safe to share between threads. Both calls raise CloudError only."""
+
+    def __init__(self, clients: Clients, ways: Ways | None = None) -> None:
+        self._clients = clients
+        self._ways = ways or Ways()
+        self.settings = clients.settings
+        self.dialect = clients.dialect
+        self.name = self.settings.name
+        self.region = self.settings.region
+        self.account = self.settings.account or ""
+        self._limits = Limits(self.dialect.rates, self.dialect.concurrency, self._ways.clock)
+        self._identity: Identity | None = None
+        self._missing: frozenset[str] = frozenset()
+        self._skew_s: float | None = None
+
+    # -- the port -------------------------------------------------------------------------------------
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """What the dialect can do, less what `probe` found missing."""
+        return self.dialect.capabilities - self._missing
+
+    def call(self, service: str, operation: str, params: Json, *, token: str | None = None) -> Json:
+        """One call. `token` goes out as its ClientToken where it takes one; streams come back as bytes."""
+        if self.settings.account is not None and service != "sts":
+            self._check_account()
+        return self._call(service, operation, params, token)
+
+    def pages(self, service: str, operation: str, params: Json) -> Iterator[Json]:
+        """Each page of a listing, by the cloud's own page tokens, never by counting; a page may be empty."""
+        try:
+            paging = self._paging(service, operation)
+        except Exception as error:
+            raise self._failure(error, service, operation) from error
+        given = dict(params)
+        if paging is None:
+            yield self.call(service, operation, given)
+            return
+        size = self.dialect.page_size(service, operation, given)
+        if size is not None and paging.limit:
+            given.setdefault(paging.limit, size)
+        last: list[Any] = []
+        while True:
+            page = self.call(service, operation, given)
+            yield page
+            tokens = paging.next_tokens(page)
+            if not any(tokens):
+                return
+            if tokens == last:
+                message = "the site gives the same page again and again"
+                raise self._error(FailureClass.INVALID, _REPEATED_TOKEN, message, service, operation)
+            last = tokens
+            for name, value in zip(paging.inputs, tokens, strict=True):
+                given.pop(name, None)
+                if value is not None:
+                    given[name] = value
+
+    # -- who and what ---------------------------------------------------------------------------------
+
+    def connect(self) -> Identity:
+        """Ask the site who we are, once, and compare the account; raises DrpilotError (wrong-account,
+        credentials, no-credentials, denied, unreachable, cloud-failure).
+        """
+        try:
+            return self._check_account()
+        except CloudError as error:
+            raise as_drpilot_error(
+                error, endpoint=self.endpoint("sts"), account=self.settings.account or ""
+            ) from error
+
+    def endpoint(self, service: str = "ec2") -> str:
+        """The URL of a service, or what stands in its way, for a message."""
+        try:
+            return self._clients.endpoint(service)
+        except Exception as error:
+            return f"({error})"
+
+    @property
+    def settle_s(self) -> float:
+        """Seconds a fresh resource may stay invisible here."""
+        return self.dialect.settle_s
+
+    @property
+    def skew_s(self) -> float | None:
+        """The site's clock minus ours at the last answer with a date, in seconds (whole: HTTP dates have no
+        more).
+        """
+        return self._skew_s
+
+    def allowed(self, operation: str, params: Json) -> bool | None:
+        """Whether EC2 would let us do `operation`, by DryRun; None when it can't tell. Ask `dry_run_trusted`
+        first: there are clouds that do it instead.
+        """
+        try:
+            self.call("ec2", operation, {**params, "DryRun": True})
+        except CloudError as error:
+            if error.code == "DryRunOperation":
+                return True
+            return False if error.code in ("UnauthorizedOperation", "AccessDenied") else None
+        return None
+
+    def dry_run_trusted(self) -> bool:
+        """Whether DryRun holds back the effect here: deleting a key pair that never was must answer
+        DryRunOperation. Without DryRun EC2 calls it a success, and nothing is lost either way.
+        """
+        if self.allowed("DeleteKeyPair", {"KeyName": "drpilot-dry-run-probe"}) is True:
+            return True
+        denied = self.allowed("DeleteKeyPair", {"KeyName": "drpilot-dry-run-probe"}) is False
+        return denied and self.allowed("DescribeRegions", {}) is True
+
+    def probe(self) -> Probing:
+        """Look which capabilities the site really has; `capabilities` leaves out what is missing from then
+        on.
+        """
+        present, missing, untold = set[str](), set[str](), dict[str, str]()
+        for probe in self.dialect.probes:
+            try:
+                self.call(probe.service, probe.operation, dict(probe.params))
+            except CloudError as error:
+                if error.code in _MISSING or error.code == "501":
+                    missing.add(probe.capability)
+                elif error.kind in (FailureClass.NOT_FOUND, FailureClass.INVALID):
+                    present.add(probe.capability)  # It knows the call and refuses only the made-up id.
+                else:
+                    untold[probe.capability] = f"{error.code}: {error.message}"
+            else:
+                present.add(probe.capability)
+        (present if self.dry_run_trusted() else missing).add("dry-run")
+        self._missing = frozenset(missing)
+        return Probing(frozenset(present), frozenset(missing), untold)
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._clients.close()
+
+    # -- one call -------------------------------------------------------------------------------------
+
+    def _check_account(self) -> Identity:
+        known = self._identity
+        if known is not None:
+            return known
+        # Without a lock: on a site that hangs, many callers must not wait one after the other.
+        reply = self._call("sts", "GetCallerIdentity", {}, None)
+        found, wanted = str(reply.get("Account", "")), self.settings.account
+        if wanted is not None and found != wanted:
+            raise self._failure(WrongAccount(found, wanted), "sts", "GetCallerIdentity")
+        identity = Identity(found, str(reply.get("Arn", "")), self._clients.endpoint("sts"), self._skew_s)
+        self.account, self._identity = found, identity
+        return identity
+
+    def _call(self, service: str, operation: str, params: Json, token: str | None) -> Json:
+        try:
+            client = self._clients.client(service)
+            model = client.meta.service_model.operation_model(operation)
+            given = self._with_token(service, model, params, token)
+        except Exception as error:  # Nothing was sent yet, so even a changing call had no effect.
+            name = f"{service}:{operation}"
+            raise failure(error, site=self.name, operation=name, changing=False) from error
+        unreached = 0
+
+        def worth(error: BaseException) -> bool:
+            nonlocal unreached
+            if not isinstance(error, CloudError) or error.happened != "no" or error.kind not in _AGAIN:
+                return False
+            unreached += error.code in _NOT_SENT
+            return error.code not in _NOT_AGAIN and unreached < self._ways.reaching
+
+        return retried(
+            lambda: self._once(client, service, operation, given),
+            worth=worth,
+            patience=self._ways.patience,
+            clock=self._ways.clock,
+            chance=self._ways.chance,
+        )
+
+    def _with_token(self, service: str, model: OperationModel, params: Json, token: str | None) -> Json:
+        if token is None:
+            return dict(params)
+        members = model.input_shape.members if model.input_shape is not None else {}
+        name = self.dialect.token_member(service, model.name, members, model.idempotent_members)
+        return {name: token, **params} if name is not None else dict(params)
+
+    def _once(self, client: Any, service: str, operation: str, params: Json) -> Json:
+        changing = self.dialect.changes(service, operation)
+        try:
+            self._limits.acquire(service, operation, params, changing=changing)
+            with self._limits.place(service, operation):
+                self._observe(service, operation, "before")
+                reply = _read(getattr(client, xform_name(operation))(**params))
+        except Exception as error:
+            failed = self._failure(error, service, operation)
+            response = getattr(error, "response", None)
+            self._note_date(response.get("ResponseMetadata") if isinstance(response, dict) else None)
+            if failed.kind is FailureClass.THROTTLED and failed.code != "Overloaded":
+                self._limits.throttled(service, operation, params, changing=changing)
+            facts = {"code": failed.code, "happened": failed.happened}
+            logger("clouds.site").debug("call_failed", site=self.name, operation=failed.operation, **facts)
+            self._observe(service, operation, "failed")
+            raise failed from error
+        self._note_date(reply.pop("ResponseMetadata", None))
+        self._observe(service, operation, "after")
+        return reply
+
+    def _observe(self, service: str, operation: str, phase: Phase) -> None:
+        if self._ways.observer is not None:
+            self._ways.observer(self.name, service, operation, phase)
+
+    def _note_date(self, metadata: Any) -> None:
+        sent = (metadata or {}).get("HTTPHeaders", {}).get("date")
+        if sent:
+            try:
+                moment: datetime = parsedate_to_datetime(sent)
+                self._skew_s = (moment - self._ways.clock.now()).total_seconds()
+            except (TypeError, ValueError):
+                return  # A date nobody can read says nothing about the clock.
+
+    def _failure(self, error: BaseException, service: str, operation: str) -> CloudError:
+        changing = self.dialect.changes(service, operation)
+        return failure(error, site=self.name, operation=f"{service}:{operation}", changing=changing)
+
+    def _error(self, kind: FailureClass, code: str, message: str, service: str, operation: str) -> CloudError:
+        return CloudError(
+            kind, code, message, happened="no", site=self.name, operation=f"{service}:{operation}"
+        )
+
+    def _paging(self, service: str, operation: str) -> _Paging | None:
+        described = self._clients.paging(service, operation)
+        if described is not None:
+            return _Paging.of(described)
+        model = self._clients.client(service).meta.service_model.operation_model(operation)
+        inputs = model.input_shape.members if model.input_shape is not None else {}
+        outputs = model.output_shape.members if model.output_shape is not None else {}
+        for asked, answered in (("NextToken", "NextToken"), ("Marker", "NextMarker")):
+            if asked in inputs and answered in outputs:
+                limit = next(
+                    (name for name in ("MaxResults", "MaxRecords", "PageSize") if name in inputs), None
+                )
+                return _Paging((asked,), (jmespath.compile(answered),), None, limit)
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Paging:
+    """How a listing is paged: which parameters take which parts of the last answer."""
+
+    inputs: tuple[str, ...]
+    outputs: tuple[Any, ...]
+    more: Any
+    limit: str | None
+
+    @classmethod
+    def of(cls, described: Json) -> _Paging:
+        """From botocore's description: tokens are names or lists of names, answers are JMESPath."""
+        inputs, outputs = described["input_token"], described["output_token"]
+        names = [inputs] if isinstance(inputs, str) else inputs
+        paths = [outputs] if isinstance(outputs, str) else outputs
+        more = described.get("more_results")
+        return cls(
+            tuple(names),
+            tuple(jmespath.compile(path) for path in paths),
+            jmespath.compile(more) if more else None,
+            described.get("limit_key"),
+        )
+
+    def next_tokens(self, page: Json) -> list[Any]:
+        """The parts that ask for the next page; all empty after the last."""
+        if self.more is not None and not self.more.search(page):
+            return []
+        return [output.search(page) or None for output in self.outputs]
+
+
+def _read(reply: Json) -> Json:
+    """The reply with its stream, if any, read to the end: EBS direct blocks and S3 objects come as bytes."""
+    for key, value in reply.items():
+        if isinstance(value, StreamingBody):
+            try:
+                reply[key] = value.read()
+            finally:
+                value.close()
+    return reply
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A changing call that a dry run kept back."""
+
+    service: str
+    operation: str
+    params: Json
+    token: str | None
+
+
+class DryRunSite:
+    """A site that lets nothing change: reading goes through, each changing call is recorded and refused.
+
+    The refusal is CloudError `rejected`, code `DryRun`, nothing happened.
+    """
+
+    def __init__(self, site: BotoSite) -> None:
+        self._site: Site = site
+        self._changes = site.dialect.changes
+        self.name, self.region = site.name, site.region
+        self.refused: list[Refused] = []
+
+    @property
+    def account(self) -> str:
+        """The account of the site behind."""
+        return self._site.account
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """The capabilities of the site behind."""
+        return self._site.capabilities
+
+    def call(self, service: str, operation: str, params: Json, *, token: str | None = None) -> Json:
+        """A reading call as the site answers it; a changing one never leaves."""
+        if self._changes(service, operation):
+            self.refused.append(Refused(service, operation, dict(params), token))
+            raise CloudError(
+                FailureClass.REJECTED,
+                "DryRun",
+                "a dry run changes nothing",
+                happened="no",
+                site=self.name,
+                operation=f"{service}:{operation}",
+            )
+        return self._site.call(service, operation, params, token=token)
+
+    def pages(self, service: str, operation: str, params: Json) -> Iterator[Json]:
+        """The pages of a listing as the site answers them; the same guard as `call`."""
+        if self._changes(service, operation):
+            yield self.call(service, operation, params)
+            return
+        yield from self._site.pages(service, operation, params)

@@ -1,0 +1,314 @@
+"""The story: one command that protects, replicates, drills, fails over, commits, heals, reprotects and fails back a
+three-tier shop between two simulated clouds, and counts afterwards what the clouds really hold.
+
+It uses the services as any command does and talks to separate lab processes. Times come from the journal, duplicates
+and leftovers from a full inventory of the clouds, data from the volumes' bytes by a reader of its own.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from drpilot import census, report
+from drpilot.base.errors import DrpilotError
+from drpilot.base.units import format_duration
+from drpilot.domain.run import RunView
+from drpilot.journal.chain import Event
+from drpilot.lab import shop
+from drpilot.practice import Lab
+from drpilot.services.attend import attend, verdict
+from drpilot.services.begin import Asking, Typed, begin, consent, propose
+from drpilot.services.house import House
+from drpilot.services.protect import protect
+from drpilot.services.steer import Order, order
+from drpilot.wiring import open_house
+
+__all__ = ["Phase", "Reporter", "tell"]
+
+GROUP = "shop"
+GATE_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """One line of the story: what was done, how it ended (`ok`, `failed`, `-`), and how long by the journal."""
+
+    name: str
+    text: str
+    result: str
+    seconds: float
+
+
+@dataclass(slots=True)
+class Reporter:
+    """Who listens while the story is told."""
+
+    begins: Callable[[str], None] = lambda name: None
+    ended: Callable[[Phase], None] = lambda phase: None
+    sees: Callable[[RunView], None] = lambda view: None
+
+
+@dataclass(slots=True)
+class _Story:
+    lab: Lab
+    house: House
+    second: House
+    reporter: Reporter
+    phases: list[Phase] = field(default_factory=list)
+    runs: list[str] = field(default_factory=list)
+    before: set[tuple[str, str]] = field(default_factory=set)
+    outage_at: datetime | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    # -- telling --------------------------------------------------------------------------------------------
+
+    def noted(self, text: str) -> datetime:
+        """Write a note into the journal and give its time: the clock of everything that is no run."""
+        self.house.journal.change(GROUP, [], self.house.person, text)
+        last: Event = self.house.journal.events(run=f"group:{GROUP}")[-1]
+        return last.at
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[dict[str, Any]]:
+        """One phase; the body fills `text` and, for what is a run, `seconds` from the run's own times."""
+        self.reporter.begins(name)
+        told: dict[str, Any] = {"text": "", "result": "ok"}
+        started = self.noted(f"demo: {name} begins") if self.phases else None
+        yield told
+        ended = self.noted(f"demo: {name} ended")
+        seconds = told.get("seconds", (ended - started).total_seconds() if started else 0.0)
+        phase = Phase(name, told["text"], told["result"], round(seconds, 3))
+        self.phases.append(phase)
+        self.reporter.ended(phase)
+
+    # -- doing ----------------------------------------------------------------------------------------------
+
+    def begin(self, mode: str, asking: Asking | None = None) -> RunView:
+        """Propose, consent by the facts, begin."""
+        offer = propose(self.house, mode, GROUP, asking or Asking())
+        typed = Typed(GROUP, (offer.proposal.loss_s or 0.0) + 1.0)
+        run = begin(self.house, offer, consent(self.house, offer, typed))
+        self.runs.append(run.name)
+        return run
+
+    def drive(self, run: RunView) -> RunView:
+        """Drive a run until it rests; a failure ends the story with the run's own error."""
+        view = attend(self.house, run.id, seen=self.reporter.sees)
+        if view.state == "waiting":
+            return view
+        error = verdict(view)
+        if error is not None:
+            raise error
+        return view
+
+    def run(self, mode: str, asking: Asking | None = None) -> RunView:
+        """Begin and drive."""
+        return self.drive(self.begin(mode, asking))
+
+    def answer(self, kind: str, run: RunView, house: House | None = None) -> RunView:
+        """Post an order of a person and drive on."""
+        order(house or self.house, run.id, Order(kind, comment="demo", data={"confirm": GROUP}))
+        return self.drive(run)
+
+    def inventory(self) -> list[dict[str, Any]]:
+        """Everything that exists on all three sites."""
+        rows = []
+        for site in ("home", "away", "edge"):
+            for row in self.lab.control(site, "inventory")["resources"]:
+                rows.append({**row, "site": site})
+        return rows
+
+
+def seconds_of(view: RunView) -> float:
+    """How long a run took, by the journal: from being created to its end, or to where it now rests."""
+    ended = view.ended_at or max((s.ended_at for s in view.steps.values() if s.ended_at), default=view.created_at)
+    return (ended - view.created_at).total_seconds()
+
+
+def tell(folder: Path, reporter: Reporter | None = None, *, keep: bool = False) -> dict[str, Any]:
+    """Tell the whole story in `folder` (made anew) and give its one document; the lab is stopped at the end."""
+    if (folder / "clouds").exists():
+        Lab(folder).down()
+    if folder.exists():
+        shutil.rmtree(folder)
+    lab = Lab(folder)
+    try:
+        lab.up()
+        houses = [open_house(lab=True, person=name, home=folder) for name in ("oncall", "second")]
+        story = _Story(lab, houses[0], houses[1], reporter or Reporter())
+        return _told(story)
+    finally:
+        if not keep:
+            lab.down()
+
+
+def _told(story: _Story) -> dict[str, Any]:
+    story.before = {(row["site"], row["id"]) for row in story.inventory()}
+    _protect(story)
+    _replicate(story)
+    _drill(story)
+    _dies(story)
+    failover = _failover(story)
+    _data(story, failover)
+    _commit(story, failover)
+    _heal(story)
+    _reprotect(story)
+    _failback(story)
+    return _document(story, failover)
+
+
+def _protect(story: _Story) -> None:
+    with story.phase("protect") as told:
+        view, plan = protect(story.house, story.lab.shop_file.read_text(), "shop.yaml")
+        told["seconds"] = (story.house.clock.now() - (view.created_at or story.house.clock.now())).total_seconds()
+        instances = sum(len(tier.instances) for tier in plan.group.tiers)
+        instances += sum(tier.scaling_group.desired for tier in plan.group.tiers if tier.scaling_group)
+        volumes = sum(len(each.volumes) for tier in plan.group.tiers for each in tier.instances)
+        told["text"] = f"{len(plan.group.tiers)} tiers: {instances} instances, {volumes} volumes, 1 load balancer, 1 name"
+
+
+def _replicate(story: _Story) -> None:
+    with story.phase("replicate") as told:
+        view = story.run("replicate")
+        ready = [standby for standby in story.house.journal.standbys(GROUP) if standby.state == "ready"]
+        told["seconds"] = seconds_of(view)
+        told["text"] = f"point {view.plan.point} complete; {len(ready)} standbys ready on away"
+
+
+def _drill(story: _Story) -> None:
+    with story.phase("drill") as told:
+        view = story.run("drill")
+        told["seconds"] = seconds_of(view)
+        checks = [check for step in view.steps.values() for check in (step.output or {}).get("checks", [])]
+        passed = sum(bool(check.get("ok")) for check in checks)
+        tags = [row for row in story.inventory() if row["tags"].get("drpilot:run") == view.id]
+        told["text"] = f"booted in isolation, {passed} of {len(checks)} checks, {len(tags)} things left over"
+        told["result"] = "ok" if view.result in ("succeeded", "succeeded_with_warnings") and not tags else "failed"
+
+
+def _dies(story: _Story) -> None:
+    with story.phase("home dies") as told:
+        story.lab.control("home", "break", fault="refuse")
+        story.outage_at = story.noted("demo: home refuses every connection")
+        told.update(text="connections refused", result="-")
+
+
+def _failover(story: _Story) -> RunView:
+    with story.phase("failover") as told:
+        run = story.begin("failover", Asking(reason="the demo broke home"))
+        waiting = story.drive(run)
+        view = story.answer("approve", waiting, story.second) if waiting.state == "waiting" else waiting
+        answered = max(step.ended_at for step in view.steps.values() if step.ended_at is not None)
+        told["seconds"] = (answered - run.created_at).total_seconds()
+        fence = view.proposal.fence.value if view.proposal and view.proposal.fence else "none"
+        told["text"] = f"home → away; fence {fence}, accepted by a 2nd person"
+        story.facts["answered_at"] = answered
+        return view
+
+
+def _data(story: _Story, failover: RunView) -> None:
+    with story.phase("data") as told:
+        site = story.house.site("away")
+        filters = [
+            {"Name": "tag:drpilot:group", "Values": [GROUP]},
+            {"Name": "attachment.status", "Values": ["attached"]},
+        ]
+        volumes = [
+            volume["VolumeId"]
+            for page in site.pages("ec2", "DescribeVolumes", {"Filters": filters})
+            for volume in page["Volumes"]
+        ]
+        readings = [each for each in story.lab.read_back("away", volumes) if each.index is not None]
+        story.facts["data_verified"] = shop.verified(readings, story.lab.built()["data"])
+        blocks = sum(each.blocks for each in readings)
+        beats = [each.heartbeat.at for each in readings if each.heartbeat is not None]
+        if beats and story.outage_at is not None:
+            story.facts["newest_write_seconds_before_outage"] = round((story.outage_at - max(beats)).total_seconds(), 3)
+        told["text"] = f"{blocks:,} blocks read back on away, {'all equal' if story.facts['data_verified'] else 'NOT EQUAL'}"
+        told["result"] = "ok" if story.facts["data_verified"] else "failed"
+
+
+def _commit(story: _Story, failover: RunView) -> None:
+    with story.phase("commit") as told:
+        story.answer("commit", failover)
+        view = story.house.journal.group(GROUP)
+        told["text"] = f"epoch {view.epoch - 1} → {view.epoch}, active {view.active}"
+
+
+def _heal(story: _Story) -> None:
+    with story.phase("home back") as told:
+        story.lab.control("home", "heal")
+        view = story.run("fence")
+        told["seconds"] = seconds_of(view)
+        state = story.house.journal.group(GROUP).fences["home"]["state"]
+        told["text"] = f"{state}, invalidated, nothing of it taken over"
+        told["result"] = "ok" if state == "fenced" else "failed"
+
+
+def _reprotect(story: _Story) -> None:
+    with story.phase("reprotect") as told:
+        view = story.run("reprotect")
+        told["seconds"] = seconds_of(view)
+        told["text"] = "away → home, first reverse point"
+
+
+def _failback(story: _Story) -> None:
+    with story.phase("failback") as told:
+        story.house.journal.acknowledge(GROUP, story.house.person, "the demo goes home")
+        view = story.run("switchover", Asking(reason="the demo goes home"))
+        told["seconds"] = seconds_of(view)
+        story.answer("commit", view)
+        story.run("reprotect")
+        group = story.house.journal.group(GROUP)
+        told["text"] = f"{group.active} again, no loss"
+        told["result"] = "ok" if (group.active, group.state) == ("home", "protected") else "failed"
+
+
+def _document(story: _Story, failover: RunView) -> dict[str, Any]:
+    house = story.house
+    rows = story.inventory()
+    owned = _owned(house)
+    twice = census.duplicates(rows)
+    left = census.leftovers(rows, story.before, owned)
+    point = house.journal.point(GROUP, failover.plan.point)
+    assert story.outage_at is not None
+    assert point.captured_at is not None
+    rto_s = (story.facts["answered_at"] - story.outage_at).total_seconds()
+    group = house.journal.group(GROUP).group
+    document: dict[str, Any] = {
+        "result": "ok" if all(phase.result in ("ok", "-") for phase in story.phases) and not twice and not left else "failed",
+        "phases": [
+            {"name": phase.name, "result": phase.result, "seconds": phase.seconds, "text": phase.text}
+            for phase in story.phases
+        ],
+        "rto_seconds": round(rto_s, 3),
+        "rto_objective_seconds": group.objectives.rto_s,
+        "rpo_seconds": round((story.outage_at - point.captured_at).total_seconds(), 3),
+        "rpo_objective_seconds": group.objectives.rpo_s,
+        "data_verified": bool(story.facts.get("data_verified")),
+        "duplicates": len(twice),
+        "leftovers": len(left),
+        "duplicate_resources": twice,
+        "leftover_resources": left,
+        "newest_write_seconds_before_outage": story.facts.get("newest_write_seconds_before_outage"),
+    }
+    return document
+
+
+def _owned(house: House) -> set[str]:
+    owned: set[str] = set()
+    for point in house.journal.points(GROUP):
+        owned |= {text for replica in point.replicas for text in (replica.id, replica.source_id)}
+        owned |= census.identifiers([dict(replica.facts) for replica in point.replicas])
+    for standby in house.journal.standbys(GROUP):
+        owned |= census.identifiers(dict(standby.facts))
+    return owned - {""}
+
+
+_ = (report, DrpilotError, format_duration, GATE_S)

@@ -1,0 +1,1 @@
+"""What there is: sites, groups and their members, read from files and found on clouds."""

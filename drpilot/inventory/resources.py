@@ -1,0 +1,410 @@
+"""One resource of a site as a value: an instance, a scaling group or a load balancer, whole.
+
+All searching is done by the cloud (filters), never by listing an account. Security groups, target groups and
+instance profiles are named by their names, because ids mean nothing on the other side; user data stays the
+base64 text of the API. An instance of a drill (tag `drpilot:drill`) is nobody's member.
+
+Sources: Amazon EC2 API reference (DescribeInstances, DescribeInstanceAttribute, DescribeVolumes,
+DescribeLaunchTemplateVersions), Auto Scaling and Elastic Load Balancing API references.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from drpilot.domain.group import Instance, LoadBalancer, ScalingGroup, Volume
+from drpilot.domain.plain import Json
+from drpilot.domain.ports import CloudError, FailureClass, Site
+
+__all__ = [
+    "DRILL_TAG",
+    "FILTER_VALUES",
+    "MEMBER_TAG",
+    "chunks",
+    "described",
+    "group_names",
+    "instances_where",
+    "listeners",
+    "load_balancer",
+    "plain_tags",
+    "scaling_group",
+    "tag_filter",
+    "tags_of",
+]
+
+MEMBER_TAG = "drpilot:member"
+DRILL_TAG = "drpilot:drill"
+_SCALING_TAG = "aws:autoscaling:groupName"
+_LIVE_STATES = ("pending", "running", "stopping", "stopped")
+
+_METADATA = (
+    "HttpTokens",
+    "HttpPutResponseHopLimit",
+    "HttpEndpoint",
+    "HttpProtocolIpv6",
+    "InstanceMetadataTags",
+)
+_HEALTH = (
+    "HealthCheckProtocol",
+    "HealthCheckPort",
+    "HealthCheckPath",
+    "HealthCheckIntervalSeconds",
+    "HealthCheckTimeoutSeconds",
+    "HealthyThresholdCount",
+    "UnhealthyThresholdCount",
+    "Matcher",
+)
+# DescribeVolumes tells the baseline iops of every type; only these take the number when a volume is made.
+_WITH_IOPS = frozenset({"gp3", "io1", "io2"})
+_WITH_THROUGHPUT = frozenset({"gp3"})
+FILTER_VALUES = 200  # EC2 API reference: at most 200 values a filter.
+_DEFAULT_EBS_KEY = "alias/aws/ebs"
+
+
+# -- tags and filters ------------------------------------------------------------------------------------
+
+
+def tags_of(resource: Mapping[str, Any]) -> dict[str, str]:
+    """All tags of a resource as the API lists them."""
+    return {tag["Key"]: tag.get("Value", "") for tag in resource.get("Tags") or ()}
+
+
+def plain_tags(tags: Mapping[str, str]) -> dict[str, str]:
+    """The tags a copy may carry: not the cloud's own (`aws:` can't be written) and not ours (they name one
+    run).
+    """
+    return {key: value for key, value in sorted(tags.items()) if not key.startswith(("aws:", "drpilot:"))}
+
+
+def tag_filter(tag: str) -> Json:
+    """The filter for `key=value`; wildcards in it stand for themselves (EC2 user guide, filtering)."""
+    key, _, value = tag.partition("=")
+    for special in "\\*?":
+        value = value.replace(special, f"\\{special}")
+    return {"Name": f"tag:{key}", "Values": [value]}
+
+
+def chunks(values: Sequence[str], size: int) -> Iterator[list[str]]:
+    """`values` in lists of at most `size`."""
+    for start in range(0, len(values), size):
+        yield list(values[start : start + size])
+
+
+def _name(arn: str) -> str:
+    return arn.rsplit("/", 1)[-1]
+
+
+# -- instances -------------------------------------------------------------------------------------------
+
+
+def instances_where(site: Site, *filters: Json) -> list[Json]:
+    """The live instances the filters find, in the API's words; those of a drill and of a scaling group are
+    left out, because nobody protects the first and the group itself stands for the second.
+    """
+    live = {"Name": "instance-state-name", "Values": list(_LIVE_STATES)}
+    found = []
+    for page in site.pages("ec2", "DescribeInstances", {"Filters": [*filters, live]}):
+        for reservation in page.get("Reservations") or ():
+            for instance in reservation.get("Instances") or ():
+                tags = tags_of(instance)
+                if DRILL_TAG not in tags and _SCALING_TAG not in tags:
+                    found.append(instance)
+    return found
+
+
+def described(site: Site, raw: Sequence[Json]) -> tuple[Instance, ...]:
+    """Instances of one tier with everything that is needed to build them again, ordered by key."""
+    names = Counter(tags_of(one).get("Name") for one in raw)
+    volumes = _volumes(site, raw)
+    built = []
+    for one in raw:
+        tags = tags_of(one)
+        name = tags.get("Name")
+        key = tags.get(MEMBER_TAG) or (name if name and names[name] == 1 else one["InstanceId"])
+        built.append(_instance(site, one, key, volumes))
+    return tuple(sorted(built, key=lambda instance: instance.key))
+
+
+def _instance(site: Site, one: Json, key: str, volumes: Mapping[str, Json]) -> Instance:
+    root = one.get("RootDeviceName") or "/dev/xvda"
+    groups = {group["GroupName"] for group in one.get("SecurityGroups") or () if group.get("GroupName")}
+    metadata = one.get("MetadataOptions") or {}
+    profile = (one.get("IamInstanceProfile") or {}).get("Arn")
+    return Instance(
+        key=key,
+        id=one["InstanceId"],
+        type=one.get("InstanceType", ""),
+        zone=(one.get("Placement") or {}).get("AvailabilityZone", ""),
+        subnet=one.get("SubnetId", ""),
+        image=one.get("ImageId", ""),
+        state=(one.get("State") or {}).get("Name", ""),
+        private_address=one.get("PrivateIpAddress", ""),
+        security_groups=tuple(sorted(groups)),
+        key_pair=one.get("KeyName"),
+        profile=_name(profile) if profile else None,
+        user_data=(_attribute(site, one["InstanceId"], "userData", "UserData") or {}).get("Value"),
+        metadata_options={name: metadata[name] for name in _METADATA if name in metadata},
+        root_device=root,
+        architecture=one.get("Architecture", "x86_64"),
+        termination_protection=bool(
+            (_attribute(site, one["InstanceId"], "disableApiTermination", "DisableApiTermination") or {}).get(
+                "Value"
+            )
+        ),
+        product_codes=_product_codes(one.get("ProductCodes")),
+        volumes=_attached(one, key, root, volumes),
+        tags=plain_tags(tags_of(one)),
+    )
+
+
+def _attribute(site: Site, instance: str, attribute: str, member: str) -> Json | None:
+    """One attribute that DescribeInstances does not tell."""
+    params = {"InstanceId": instance, "Attribute": attribute}
+    found: Json | None = site.call("ec2", "DescribeInstanceAttribute", params).get(member)
+    return found
+
+
+def _product_codes(codes: Iterable[Json] | None) -> tuple[str, ...]:
+    return tuple(
+        sorted(f"{code.get('ProductCodeType', '')}:{code.get('ProductCodeId', '')}" for code in codes or ())
+    )
+
+
+def _volumes(site: Site, raw: Sequence[Json]) -> dict[str, Json]:
+    ids = sorted(
+        mapping["Ebs"]["VolumeId"]
+        for one in raw
+        for mapping in one.get("BlockDeviceMappings") or ()
+        if mapping.get("Ebs", {}).get("VolumeId")
+    )
+    found: dict[str, Json] = {}
+    for chunk in chunks(ids, FILTER_VALUES):
+        for page in site.pages(
+            "ec2", "DescribeVolumes", {"Filters": [{"Name": "volume-id", "Values": chunk}]}
+        ):
+            found |= {volume["VolumeId"]: volume for volume in page.get("Volumes") or ()}
+    return found
+
+
+def _attached(one: Json, key: str, root: str, volumes: Mapping[str, Json]) -> tuple[Volume, ...]:
+    built = []
+    for mapping in one.get("BlockDeviceMappings") or ():
+        ebs = mapping.get("Ebs") or {}
+        volume = volumes.get(ebs.get("VolumeId", ""))
+        if volume is None:
+            continue  # Detached between the two looks: the next look tells.
+        kind, device = volume.get("VolumeType", "standard"), mapping["DeviceName"]
+        built.append(
+            Volume(
+                key=f"{key}{device}" if device.startswith("/") else f"{key}/{device}",
+                id=volume["VolumeId"],
+                device=device,
+                size_gib=int(volume["Size"]),
+                type=kind,
+                root=device == root,
+                iops=volume.get("Iops") if kind in _WITH_IOPS else None,
+                throughput=volume.get("Throughput") if kind in _WITH_THROUGHPUT else None,
+                encrypted=bool(volume.get("Encrypted")),
+                kms_key=volume.get("KmsKeyId"),
+                delete_on_termination=bool(ebs.get("DeleteOnTermination")),
+                zone=volume.get("AvailabilityZone", ""),
+            )
+        )
+    return tuple(sorted(built, key=lambda volume: (not volume.root, volume.device)))
+
+
+# -- scaling groups --------------------------------------------------------------------------------------
+
+
+def scaling_group(site: Site, name: str) -> ScalingGroup | None:
+    """The Auto Scaling group called `name` with what its launch template (or configuration) says; None if
+    absent.
+    """
+    for page in site.pages("autoscaling", "DescribeAutoScalingGroups", {"AutoScalingGroupNames": [name]}):
+        for found in page.get("AutoScalingGroups") or ():
+            if found.get("AutoScalingGroupName") == name and not found.get("Status"):
+                return _scaling_group(site, found)
+    return None
+
+
+def _scaling_group(site: Site, found: Json) -> ScalingGroup:
+    mixed = (found.get("MixedInstancesPolicy") or {}).get("LaunchTemplate") or {}
+    template = found.get("LaunchTemplate") or mixed.get("LaunchTemplateSpecification")
+    if template is not None:
+        version = _template_version(site, template)
+        data, number = version.get("LaunchTemplateData") or {}, str(version.get("VersionNumber", ""))
+    else:
+        data, number = _launch_configuration(site, found.get("LaunchConfigurationName", "")), ""
+        template = {}
+    image = _image(site, data.get("ImageId", ""))
+    overrides = [one["InstanceType"] for one in mixed.get("Overrides") or () if one.get("InstanceType")]
+    profile = data.get("IamInstanceProfile") or {}
+    return ScalingGroup(
+        key=found["AutoScalingGroupName"],
+        image=data.get("ImageId", ""),
+        type=data.get("InstanceType") or (overrides[0] if overrides else ""),
+        minimum=int(found.get("MinSize", 0)),
+        maximum=int(found.get("MaxSize", 0)),
+        desired=int(found.get("DesiredCapacity", 0)),
+        subnets=tuple(
+            part for part in (found.get("VPCZoneIdentifier") or "").replace(" ", "").split(",") if part
+        ),
+        template=template.get("LaunchTemplateName", ""),
+        template_id=template.get("LaunchTemplateId", ""),
+        template_version=number,
+        target_groups=tuple(sorted(_target_group_names(site, found.get("TargetGroupARNs") or []))),
+        security_groups=_template_groups(site, data),
+        key_pair=data.get("KeyName"),
+        profile=_name(profile["Arn"]) if profile.get("Arn") else profile.get("Name"),
+        user_data=data.get("UserData") or None,
+        metadata_options={
+            name: value for name, value in (data.get("MetadataOptions") or {}).items() if name in _METADATA
+        },
+        root_device=image.get("RootDeviceName") or "/dev/xvda",
+        product_codes=_product_codes(image.get("ProductCodes")),
+        encrypted_key=_template_key(data, image),
+        health_check=found.get("HealthCheckType", "EC2"),
+        grace_s=int(found.get("HealthCheckGracePeriod") or 0),
+        tags=plain_tags(tags_of(found)),
+    )
+
+
+def _template_version(site: Site, template: Json) -> Json:
+    """The version of a launch template that a group uses; the API resolves `$Latest` and `$Default`."""
+    named = {name: template[name] for name in ("LaunchTemplateId",) if template.get(name)}
+    named = named or {"LaunchTemplateName": template.get("LaunchTemplateName", "")}
+    params = {**named, "Versions": [str(template.get("Version") or "$Default")]}
+    versions: list[Json] = (
+        site.call("ec2", "DescribeLaunchTemplateVersions", params).get("LaunchTemplateVersions") or []
+    )
+    return versions[0] if versions else {}
+
+
+def _launch_configuration(site: Site, name: str) -> Json:
+    """A launch configuration in the words of a launch template; older clouds have nothing else."""
+    params = {"LaunchConfigurationNames": [name]}
+    found = site.call("autoscaling", "DescribeLaunchConfigurations", params).get("LaunchConfigurations") or [
+        {}
+    ]
+    profile = found[0].get("IamInstanceProfile") or ""
+    given = found[0].get("SecurityGroups") or []
+    return {
+        **{
+            key: found[0].get(key)
+            for key in ("ImageId", "InstanceType", "KeyName", "UserData", "MetadataOptions")
+        },
+        "SecurityGroupIds": [group for group in given if group.startswith("sg-")],
+        "SecurityGroups": [group for group in given if not group.startswith("sg-")],
+        "BlockDeviceMappings": found[0].get("BlockDeviceMappings") or [],
+        "IamInstanceProfile": {"Arn" if profile.startswith("arn:") else "Name": profile} if profile else {},
+    }
+
+
+def _template_groups(site: Site, data: Json) -> tuple[str, ...]:
+    ids = set(data.get("SecurityGroupIds") or ())
+    for interface in data.get("NetworkInterfaces") or ():
+        ids |= set(interface.get("Groups") or ())
+    return tuple(sorted({*(data.get("SecurityGroups") or ()), *group_names(site, ids)}))
+
+
+def _template_key(data: Json, image: Json) -> str | None:
+    """The KMS key the instances' volumes are encrypted with; the account's default where none is named."""
+    mappings = [*(data.get("BlockDeviceMappings") or ()), *(image.get("BlockDeviceMappings") or ())]
+    disks = [mapping.get("Ebs") or {} for mapping in mappings]
+    for disk in disks:
+        if disk.get("KmsKeyId"):
+            return str(disk["KmsKeyId"])
+    return _DEFAULT_EBS_KEY if any(disk.get("Encrypted") for disk in disks) else None
+
+
+def _image(site: Site, image: str) -> Json:
+    """What the image says; empty where it was deregistered, which does not stop what already runs."""
+    if not image:
+        return {}
+    for page in site.pages("ec2", "DescribeImages", {"Filters": [{"Name": "image-id", "Values": [image]}]}):
+        for found in page.get("Images") or ():
+            return dict(found)
+    return {}
+
+
+def group_names(site: Site, ids: Iterable[str]) -> set[str]:
+    """The names of security groups given by id."""
+    names = set()
+    for chunk in chunks(sorted(set(ids)), FILTER_VALUES):
+        for page in site.pages(
+            "ec2", "DescribeSecurityGroups", {"Filters": [{"Name": "group-id", "Values": chunk}]}
+        ):
+            names |= {group["GroupName"] for group in page.get("SecurityGroups") or ()}
+    return names
+
+
+def _target_group_names(site: Site, arns: Sequence[str]) -> list[str]:
+    return [group["TargetGroupName"] for group in _target_groups(site, arns)]
+
+
+def _target_groups(site: Site, arns: Sequence[str]) -> list[Json]:
+    if not arns:
+        return []
+    found: list[Json] = []
+    for page in site.pages("elbv2", "DescribeTargetGroups", {"TargetGroupArns": list(arns)}):
+        found += page.get("TargetGroups") or []
+    return found
+
+
+# -- load balancers --------------------------------------------------------------------------------------
+
+
+def load_balancer(site: Site, name: str) -> LoadBalancer | None:
+    """The ELBv2 load balancer called `name` with its first listener and that listener's target group."""
+    try:
+        pages = list(site.pages("elbv2", "DescribeLoadBalancers", {"Names": [name]}))
+    except CloudError as error:
+        if error.kind is FailureClass.NOT_FOUND:
+            return None
+        raise
+    found = [one for page in pages for one in page.get("LoadBalancers") or ()]
+    return _load_balancer(site, found[0]) if found else None
+
+
+def listeners(site: Site, arn: str) -> list[Json]:
+    """The listeners of a load balancer, by port."""
+    pages = site.pages("elbv2", "DescribeListeners", {"LoadBalancerArn": arn})
+    return sorted(
+        (one for page in pages for one in page.get("Listeners") or ()), key=lambda one: one.get("Port", 0)
+    )
+
+
+def _forwarded(listener: Json) -> list[str]:
+    arns = []
+    for action in listener.get("DefaultActions") or ():
+        if action.get("Type") == "forward":
+            several = (action.get("ForwardConfig") or {}).get("TargetGroups") or ()
+            arns += [action["TargetGroupArn"]] if action.get("TargetGroupArn") else []
+            arns += [one["TargetGroupArn"] for one in several if one["TargetGroupArn"] not in arns]
+    return arns
+
+
+def _load_balancer(site: Site, found: Json) -> LoadBalancer:
+    arn = found["LoadBalancerArn"]
+    first = next((one for one in listeners(site, arn) if _forwarded(one)), {})
+    targets = _target_groups(site, _forwarded(first)[:1])
+    target = targets[0] if targets else {}
+    zones = found.get("AvailabilityZones") or ()
+    return LoadBalancer(
+        key=found["LoadBalancerName"],
+        arn=arn,
+        dns=found.get("DNSName", ""),
+        scheme=found.get("Scheme", "internet-facing"),
+        type=found.get("Type", "application"),
+        subnets=tuple(sorted(zone["SubnetId"] for zone in zones if zone.get("SubnetId"))),
+        security_groups=tuple(sorted(group_names(site, found.get("SecurityGroups") or ()))),
+        port=int(first.get("Port") or 0),
+        protocol=first.get("Protocol", ""),
+        target_group=target.get("TargetGroupName", ""),
+        target_port=int(target.get("Port") or 0),
+        target_protocol=target.get("Protocol", ""),
+        health_path=target.get("HealthCheckPath") or "/",
+        health={name: target[name] for name in _HEALTH if target.get(name) is not None},
+    )

@@ -1,0 +1,407 @@
+"""One site of the lab as a process: its API on one port, its control plane on another, both on loopback.
+
+During a refusing outage the API port is really closed, so that a client meets a refused connection; the
+control plane stays reachable, as the lab's own operator needs it. The control plane is no cloud API:
+
+    GET  /_lab/status | inventory | faults | errors
+    POST /_lab/calls {since, service, operation, mutating, clear}
+    POST /_lab/break {fault} | heal {fault} | advance {seconds} | speed {speed} | tune {name: value}
+    POST /_lab/snapshot {label} | restore {label} | reset | shutdown
+    POST /_lab/blocks {volume | snapshot}         digest of all bytes, and SHA-256 block by block
+    POST /_lab/path/NAME, GET /_lab/block/DIGEST  what other sites ask, obeying outage and partition
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import socket
+import struct
+import sys
+import threading
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from drpilot.base.clock import RealClock
+from drpilot.lab.cloud import Cloud, Refusal, Settings, Unreachable
+from drpilot.lab.faults import Cut, is_reading
+from drpilot.lab.remote import RemotePeer
+from drpilot.lab.store import MissingBlock
+from drpilot.lab.wire import Incoming, Reply, answer
+
+__all__ = ["Site", "main", "settings_from"]
+
+_HANG_S = 300.0
+_LOOPBACK = "127.0.0.1"
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    allow_reuse_address = True
+    request_queue_size = 128
+
+    def __init__(self, port: int, handler: type[BaseHTTPRequestHandler], site: Site) -> None:
+        self.site = site
+        self.open: set[socket.socket] = set()
+        super().__init__((_LOOPBACK, port), handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self.open.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        self.open.discard(request)
+        super().shutdown_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that went away is no error of the lab."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handle_error(request, client_address)
+
+    def stop(self) -> None:
+        """Close the port and every connection."""
+        self.shutdown()
+        self.server_close()
+        for connection in list(self.open):
+            _cut(connection)
+
+
+def _cut(connection: socket.socket) -> None:
+    try:
+        connection.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        return
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """What both ports share: whole bodies in, whole answers out in one write, connections kept open."""
+
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    server: _Server
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  the base class calls it so
+        """The list of calls is the log."""
+
+    def incoming(self) -> Incoming:
+        """Read the request."""
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        if "100-continue" in headers.get("expect", "").lower():
+            self.send_response_only(100)
+            self.end_headers()
+        if headers.get("transfer-encoding", "").lower() == "chunked":
+            body = self._chunks()
+        else:
+            body = self.rfile.read(int(headers.get("content-length") or 0))
+        parts = urlsplit(self.path)
+        return Incoming(self.command, parts.path or "/", parts.query, headers, body)
+
+    def _chunks(self) -> bytes:
+        body = b""
+        while size := int(self.rfile.readline().split(b";")[0], 16):
+            body += self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
+        return body
+
+    def reply(self, reply: Reply) -> None:
+        """Write an answer."""
+        length = str(len(reply.body))
+        headers = dict(reply.headers)
+        for name in [name for name in headers if name.lower() == "content-length"]:
+            own = headers.pop(name)
+            length = own if self.command == "HEAD" else length
+        if reply.status not in (204, 304):
+            headers["Content-Length"] = length
+        headers["Date"] = self.date_time_string()
+        phrase = self.responses.get(reply.status, ("", ""))[0]
+        lines = [f"HTTP/1.1 {reply.status} {phrase}", *(f"{key}: {value}" for key, value in headers.items())]
+        head = ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+        # Headers and body in one write: two would wait for each other's acknowledgement.
+        self.wfile.write(head if self.command == "HEAD" else head + reply.body)
+
+    def reset(self) -> None:
+        """Close so that the client sees a reset connection."""
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.close_connection = True
+        self.connection.close()
+
+
+class _ApiHandler(_Handler):
+    """The cloud's own API."""
+
+    def _serve(self) -> None:
+        site = self.server.site
+        request = self.incoming()
+        try:
+            self.reply(answer(site.cloud, request))
+        except Cut as cut:
+            if cut.kind == "hang":
+                site.hang()
+            if cut.kind == "lost-reply":
+                self.close_connection = True
+                _cut(self.connection)
+            else:
+                self.reset()
+
+    do_GET = do_POST = do_PUT = do_DELETE = do_HEAD = _serve
+
+
+class _ControlHandler(_Handler):
+    """The lab's control plane."""
+
+    def _serve(self) -> None:
+        site, request = self.server.site, self.incoming()
+        try:
+            reply = site.control(request)
+        except (Refusal, Unreachable, MissingBlock, KeyError, ValueError, TypeError) as error:
+            reply = _problem(error)
+        self.reply(reply)
+        if request.path == "/_lab/shutdown":
+            site.finished.set()
+
+    do_GET = do_POST = _serve
+
+
+def _problem(error: Exception) -> Reply:
+    """An exception as the control plane words it, so that the other end can raise it again."""
+    body: dict[str, Any] = {"error": type(error).__name__, "message": str(error)}
+    status = 400
+    if isinstance(error, Refusal):
+        body.update(code=error.code, message=error.message, status=error.status)
+    elif isinstance(error, Unreachable):
+        status = 503
+    elif isinstance(error, KeyError | MissingBlock):
+        status = 404
+    return _json(body, status)
+
+
+def _json(value: Any, status: int = 200) -> Reply:
+    return Reply(status, {"Content-Type": "application/json"}, json.dumps(value).encode())
+
+
+class Site:
+    """One running site: a cloud, its two ports and its knowledge of the other sites."""
+
+    def __init__(self, cloud: Cloud, ports: tuple[int, int] = (0, 0), peers: Path | None = None) -> None:
+        self.cloud = cloud
+        self.finished = threading.Event()
+        self._peers = peers
+        self._healed = threading.Condition()
+        self._api_lock = threading.Lock()
+        self._control = _Server(ports[1], _ControlHandler, self)
+        self.control_port = int(self._control.server_address[1])
+        self._api: _Server | None = _Server(ports[0], _ApiHandler, self)
+        self.api_port = int(self._api.server_address[1])
+        cloud.find_peer = self._find_peer
+        self._commands: dict[str, Callable[[dict[str, Any]], Any]] = {
+            "status": self._status,
+            "inventory": lambda given: {"resources": cloud.inventory()},
+            "faults": lambda given: {"faults": cloud.faults.rules()},
+            "errors": lambda given: {"errors": cloud.errors},
+            "calls": self._calls,
+            "break": self._break,
+            "heal": self._heal,
+            "advance": self._advance,
+            "speed": self._speed,
+            "tune": self._tune,
+            "snapshot": self._save,
+            "restore": self._restore,
+            "reset": self._reset,
+            "blocks": self._blocks,
+            "shutdown": lambda given: {"stopping": True},
+        }
+
+    def start(self) -> None:
+        """Serve both ports in threads and let the cloud tick."""
+        _serve(self._control)
+        if self._api is not None:
+            _serve(self._api)
+        self.cloud.start()
+        self._follow_outage()
+
+    def stop(self) -> None:
+        """Close both ports and the cloud's files."""
+        with self._healed:
+            self.finished.set()
+            self._healed.notify_all()
+        with self._api_lock:
+            if self._api is not None:
+                self._api.stop()
+                self._api = None
+        self._control.stop()
+        self.cloud.close()
+
+    def hang(self) -> None:
+        """Wait until a fault is lifted, at most five minutes."""
+        with self._healed:
+            self._healed.wait(timeout=_HANG_S)
+
+    def _follow_outage(self) -> None:
+        """Close the API port during a refusing outage, open the same port after it."""
+        refusing = self.cloud.faults.outage == "refuse"
+        with self._api_lock:
+            if refusing and self._api is not None:
+                self._api.stop()
+                self._api = None
+            elif not refusing and self._api is None:
+                self._api = _Server(self.api_port, _ApiHandler, self)
+                _serve(self._api)
+        with self._healed:
+            self._healed.notify_all()
+
+    def _find_peer(self, name: str) -> RemotePeer | None:
+        """Read the other sites from the world's file, which may have changed since the last look."""
+        if self._peers is None or not self._peers.exists():
+            return None
+        for site, entry in json.loads(self._peers.read_text())["sites"].items():
+            if site != self.cloud.name and entry.get("control"):
+                self.cloud.peers[site] = RemotePeer(self.cloud, site, entry["region"], entry["control"])
+        found = self.cloud.peers.get(name)
+        return found if isinstance(found, RemotePeer) else None
+
+    # -- control ----------------------------------------------------------------------------------------
+
+    def control(self, request: Incoming) -> Reply:
+        """Answer one request of the control plane."""
+        name = request.path.removeprefix("/_lab/")
+        caller = request.headers.get("x-lab-site", "")
+        if name.startswith("path/"):
+            payload = json.loads(request.body or b"{}")
+            return _json(self.cloud.serve_path(name.removeprefix("path/"), caller, payload))
+        if name.startswith("block/"):
+            with self.cloud.lock:
+                if self.cloud.faults.parts(caller):
+                    raise Unreachable(f"the path from {self.cloud.name} to {caller} is cut")
+            return Reply(200, {}, self.cloud.store.get_block(name.removeprefix("block/")))
+        if name not in self._commands:
+            raise KeyError(name)
+        given = json.loads(request.body or b"{}")
+        return _json(self._commands[name](given))
+
+    def _status(self, given: dict[str, Any]) -> dict[str, Any]:
+        cloud = self.cloud
+        with cloud.lock:
+            return {
+                "name": cloud.name,
+                "region": cloud.region,
+                "account": cloud.account,
+                "dialect": cloud.dialect,
+                "speed": cloud.speed,
+                "pid": os.getpid(),
+                "api": f"http://{_LOOPBACK}:{self.api_port}",
+                "control": f"http://{_LOOPBACK}:{self.control_port}",
+                "outage": cloud.faults.outage,
+                "faults": cloud.faults.rules(),
+                "calls": len(cloud.calls),
+                "errors": len(cloud.errors),
+            }
+
+    def _calls(self, given: dict[str, Any]) -> dict[str, Any]:
+        with self.cloud.lock:
+            chosen = [
+                entry
+                for entry in self.cloud.calls[int(given.get("since", 0)) :]
+                if given.get("service") in (None, entry["service"])
+                and given.get("operation") in (None, entry["operation"])
+                and (not given.get("mutating") or not is_reading(entry["operation"]))
+            ]
+            total = len(self.cloud.calls)
+            if given.get("clear"):
+                self.cloud.calls.clear()
+        return {"calls": chosen, "total": total}
+
+    def _break(self, given: dict[str, Any]) -> dict[str, Any]:
+        with self.cloud.transaction():
+            rule = self.cloud.faults.set(str(given.get("fault", "")))
+        self._follow_outage()
+        return {"id": rule, "faults": self.cloud.faults.rules()}
+
+    def _heal(self, given: dict[str, Any]) -> dict[str, Any]:
+        with self.cloud.transaction():
+            lifted = self.cloud.faults.heal(given.get("fault"))
+        self._follow_outage()
+        return {"lifted": lifted, "faults": self.cloud.faults.rules()}
+
+    def _advance(self, given: dict[str, Any]) -> dict[str, Any]:
+        self.cloud.advance(float(given["seconds"]))
+        return {"now": self.cloud.now()}
+
+    def _speed(self, given: dict[str, Any]) -> dict[str, Any]:
+        self.cloud.set_speed(float(given["speed"]))
+        return {"speed": self.cloud.speed}
+
+    def _tune(self, given: dict[str, Any]) -> dict[str, Any]:
+        self.cloud.tune(**given)
+        return {"tuned": sorted(given)}
+
+    def _save(self, given: dict[str, Any]) -> dict[str, Any]:
+        self.cloud.save(given["label"])
+        return {"label": given["label"]}
+
+    def _restore(self, given: dict[str, Any]) -> dict[str, Any]:
+        self.cloud.restore(given["label"])
+        self._follow_outage()
+        return {"label": given["label"]}
+
+    def _reset(self, given: dict[str, Any]) -> dict[str, Any]:
+        self.cloud.reset()
+        self._follow_outage()
+        return {"reset": True}
+
+    def _blocks(self, given: dict[str, Any]) -> dict[str, Any]:
+        """Hashes of a volume's or a snapshot's bytes: one of all, and block by block."""
+        store = self.cloud.store
+        with self.cloud.lock:
+            if "volume" in given:
+                name = given["volume"]
+                return {"digest": store.hash_volume(name), "blocks": store.capture(name)}
+            name = given["snapshot"]
+            return {"digest": store.hash_snapshot(name), "blocks": store.block_map(name)}
+
+
+def _serve(server: _Server) -> None:
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+
+
+def settings_from(entry: dict[str, Any]) -> Settings:
+    """A site's settings from its entry in the world's file."""
+    return Settings(
+        name=entry["name"],
+        region=entry["region"],
+        account=entry["account"],
+        dialect=entry.get("dialect", "aws"),
+        seed=entry["seed"],
+        speed=float(entry.get("speed", 1.0)),
+        keys={entry["access_key"]: entry["secret_key"]},
+    )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one site of the world in `--directory` until it is told to stop."""
+    parser = argparse.ArgumentParser(prog="python -m drpilot.lab.server", description=__doc__)
+    parser.add_argument("--directory", type=Path, required=True, help="directory of the world")
+    parser.add_argument("--name", required=True, help="the site to run")
+    given = parser.parse_args(arguments)
+    world = given.directory / "world.json"
+    entry = json.loads((given.directory / "sites" / given.name / "site.json").read_text())
+    cloud = Cloud.open(given.directory / "sites" / given.name, settings_from(entry), RealClock())
+    site = Site(cloud, (entry.get("api_port", 0), entry.get("control_port", 0)), world)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: site.finished.set())
+    site.start()
+    sys.stdout.write(f"{json.dumps({'api': site.api_port, 'control': site.control_port})}\n")
+    sys.stdout.flush()
+    while not site.finished.wait(timeout=1.0):
+        pass
+    site.stop()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,41 @@
+"""The list of modules that make up a cloud; importing one registers what it answers."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+
+__all__ = ["load"]
+
+_MODULES = (
+    "identity",
+    "groups",
+    "routing",
+    "network",
+    "interfaces",
+    "keys",
+    "tags",
+    "volumes",
+    "snapshots",
+    "copies",
+    "ebs",
+    "images",
+    "templates",
+    "flavors",
+    "launch",
+    "compute",
+    "autoscaling",
+    "balancing",
+    "names",
+    "objects",
+    "guest",
+)
+
+
+@cache
+def load() -> None:
+    """Import every service of the lab, once."""
+    for name in _MODULES:
+        if find_spec(f"drpilot.lab.{name}") is not None:
+            import_module(f"drpilot.lab.{name}")

@@ -1,0 +1,1 @@
+"""What a person asks for: protect, begin, steer, status, check, watch."""

@@ -1,0 +1,377 @@
+"""Proposing and beginning a run: one path for every mode, driven by the table of modes.
+
+`propose` looks, chooses the point, compiles the plan and writes down all facts a person consents to; `consent` checks
+the typed facts against them; `begin` writes the run. Driving it is another act (services/attend.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from drpilot.base.errors import DrpilotError
+from drpilot.base.units import format_duration
+from drpilot.domain.fence import Verdict
+from drpilot.domain.group import Group, Tier
+from drpilot.domain.plain import to_plain
+from drpilot.domain.plan import Approval, Plan, Proposal, Sight
+from drpilot.domain.point import RecoveryPoint, choose, loss_s
+from drpilot.domain.run import RunView
+from drpilot.inventory.discover import members
+from drpilot.journal.journal import NewRun
+from drpilot.journal.views import GroupView
+from drpilot.runbook.compile import ActionFacts, CompileFacts, compile, shipped
+from drpilot.services.house import House, Look
+from drpilot.services.modes import MODES, Mode
+from drpilot.services.prediction import predict
+
+__all__ = ["Asking", "Offer", "Typed", "action_facts", "begin", "consent", "propose"]
+
+LOOK_S = 12.0  # one bounded look at every site before a move; a failover begins within 15 s whatever hangs
+CONSENT_S = 1800.0
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """What the person asked for beside the group."""
+
+    reason: str = ""
+    point: str | None = None
+    since: datetime | None = None
+    to: str | None = None
+    break_glass: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Typed:
+    """The facts a person typed back: the group's name, and the loss in seconds."""
+
+    confirm: str | None = None
+    accepted_loss_s: float | None = None
+    where: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A plan ready to begin, with the proposal that says what it would do."""
+
+    mode: Mode
+    run: str
+    plan: Plan
+    proposal: Proposal
+    looks: Mapping[str, Look] = field(default_factory=dict)
+
+
+def action_facts(house: House) -> dict[str, ActionFacts]:
+    """What the compiler needs to know of each action."""
+    return {
+        name: ActionFacts(
+            name,
+            action.idempotency.value,
+            action.effect.value,
+            action.protects,
+            action.Input,
+            tuple(action.Output.model_fields),
+        )
+        for name, action in house.catalogue.items()
+    }
+
+
+def propose(house: House, mode_name: str, name: str, asking: Asking) -> Offer:
+    """Everything a person needs to decide, looked up within seconds; nothing is written but what was seen."""
+    mode = MODES[mode_name]
+    view = house.journal.group(name)
+    source, target = _direction(house, view, mode, asking)
+    _guard(house, view, mode, asking)
+    looks = _looks(house, view, source, target) if mode.lane == "move" and mode.name != "reprotect" else {}
+    if mode.name == "switchover" and not looks[source].answers:
+        raise DrpilotError("switchover-needs-both", site=source, group=name, why=looks[source].detail)
+    group = _members(house, view, mode, source)
+    point = _point(house, view, mode, asking, target)
+    run = house.journal.new_id()
+    plan = _plan(house, mode, group, source, target, point.id if point else house.journal.new_id())
+    proposal = _proposal(house, _Case(mode, view, group, plan, point, asking, looks))
+    return Offer(mode, run, plan, proposal, looks)
+
+
+def _direction(house: House, view: GroupView, mode: Mode, asking: Asking) -> tuple[str, str]:
+    """The roles of the two sites: what is left (source) and what is made active, protected or tried (target)."""
+    source, target = view.active, view.standing
+    if mode.name == "fence":
+        live = [run for run in house.journal.runs(view.name, live=True) if run.lane == "move"]
+        source = live[0].plan.source if live else view.standing
+        target = view.group.other(source)
+    if asking.to is not None and asking.to != target:
+        why = f"{view.name} is active on {view.active}"
+        raise DrpilotError("usage", what=f"--to {asking.to} is not the other side of {view.name}", why=why, hint=f"--to {target}")  # noqa: E501  # fmt: skip
+    return source, target
+
+
+def _guard(house: House, view: GroupView, mode: Mode, asking: Asking) -> None:
+    if view.state not in mode.from_states:
+        raise DrpilotError(
+            "wrong-state",
+            group=view.name,
+            state=view.state,
+            verb=mode.name,
+            allowed=", ".join(mode.from_states),
+            hint=f"drpilot status {view.name}",
+        )
+    busy = [run for run in house.journal.runs(view.name, live=True) if run.lane == mode.lane]
+    if busy:
+        raise house.journal.busy(view.name, mode.lane)
+    if mode.lane != "move" or mode.name == "reprotect":
+        return
+    if view.locked_by is not None:
+        raise DrpilotError("locked", group=view.name, by=view.locked_by, why=view.locked_reason or "")
+    if mode.asks_reason and not asking.reason.strip():
+        raise DrpilotError("reason-missing", verb=mode.name, group=view.name)
+    if view.moved_at is not None and view.acknowledged_at is None and asking.break_glass is None:
+        age_s = (house.clock.now() - view.moved_at).total_seconds()
+        left_s = view.group.cooldown_s - age_s
+        if left_s > 0:
+            raise DrpilotError("cooldown", group=view.name, age=format_duration(age_s), left=format_duration(left_s))
+
+
+def _looks(house: House, view: GroupView, source: str, target: str) -> dict[str, Look]:
+    names = list(dict.fromkeys([source, target, *([view.group.traffic.site] if view.group.traffic else [])]))
+    with ThreadPoolExecutor(max_workers=len(names)) as pool:
+        found = list(pool.map(lambda name: house.probe(name, timeout_s=LOOK_S), names))
+    for look in found:
+        house.journal.saw(look.site, answers=look.answers, detail=look.detail, account=look.account)
+    return {look.site: look for look in found}
+
+
+def _members(house: House, view: GroupView, mode: Mode, source: str) -> Group:
+    if not (mode.needs_source or mode.name == "switchover"):
+        return view.group
+    group = members(house.site(source), view.group)
+    house.journal.remember(group, source)
+    return group
+
+
+def _point(house: House, view: GroupView, mode: Mode, asking: Asking, target: str) -> RecoveryPoint | None:
+    if mode.point != "chosen":
+        return None
+    if asking.point is not None and asking.point not in ("newest", "proven"):
+        point = house.journal.point(view.name, asking.point)
+        if not point.usable and asking.break_glass is None:
+            raise DrpilotError("no-point", group=view.name, why=f"point {point.id} is {point.state}")
+        return point
+    found = choose(house.journal.points(view.name), target, policy=asking.point or "newest")
+    if found is None:
+        raise DrpilotError("no-point", group=view.name)
+    return found
+
+
+def _plan(house: House, mode: Mode, group: Group, source: str, target: str, point: str) -> Plan:
+    text, file = shipped(mode.runbook)
+    facts = CompileFacts(group, mode.name, mode.lane, source, target, point, drill=mode.isolated)
+    return compile(text, file, facts, action_facts(house))
+
+
+@dataclass(frozen=True, slots=True)
+class _Case:
+    mode: Mode
+    view: GroupView
+    group: Group
+    plan: Plan
+    point: RecoveryPoint | None
+    asking: Asking
+    looks: Mapping[str, Look]
+
+
+def _proposal(house: House, case: _Case) -> Proposal:
+    mode, plan, now = case.mode, case.plan, house.clock.now()
+    source_look = case.looks.get(plan.source)
+    since = _since(house, case, now)
+    loss, exact = loss_s(case.point, since, now) if mode.asks_loss and case.point else (None, True)
+    foretold = _foretold(mode, source_look)
+    no_way_back = next(((number, step.path) for number, step in enumerate(plan.steps, 1) if step.no_way_back), None)
+    rto_s, samples = predict(plan, house.journal.runs(case.view.name, limit=30))
+    asks = mode.approvals is not None
+    return Proposal(
+        group=case.view.name,
+        mode=mode.name,
+        source=plan.source,
+        target=plan.target,
+        runbook=plan.runbook,
+        plan=plan.digest,
+        steps=len(plan.steps),
+        lane=plan.lane,
+        reason=case.asking.reason,
+        created_at=now,
+        expires_at=now + timedelta(seconds=CONSENT_S),
+        approvers=_approvers(case, foretold) if asks else 0,
+        point=case.point.id if case.point else None,
+        point_at=case.point.captured_at if case.point else None,
+        point_state=case.point.state if case.point else None,
+        since=since,
+        loss_s=loss,
+        loss_exact=exact,
+        fence=foretold,
+        rto_s=rto_s,
+        rto_samples=samples,
+        rto_objective_s=case.group.objectives.rto_s,
+        rpo_objective_s=case.group.objectives.rpo_s,
+        seen=_seen(house, case, now),
+        stops=_stops(house, case),
+        starts=tuple(_start_line(tier) for tier in case.group.tiers) if mode.lane == "move" else (),
+        no_way_back=no_way_back[1] if no_way_back else None,
+        no_way_back_number=no_way_back[0] if no_way_back else None,
+        break_glass=case.asking.break_glass,
+        warnings=_warnings(case, source_look),
+    )
+
+
+def _since(house: House, case: _Case, now: datetime) -> datetime | None:
+    if not case.mode.asks_loss:
+        return None
+    if case.asking.since is not None:
+        return case.asking.since
+    look = case.looks.get(case.plan.source)
+    if look is not None and look.answers:
+        return now
+    known = house.journal.site(case.plan.source)
+    return known.last_seen_at if known is not None else None
+
+
+def _foretold(mode: Mode, look: Look | None) -> Verdict | None:
+    if mode.name not in ("failover", "switchover"):
+        return None
+    return Verdict.FENCED if look is not None and look.answers else Verdict.UNVERIFIED
+
+
+def _approvers(case: _Case, foretold: Verdict | None) -> int:
+    assert case.mode.approvals is not None
+    wanted: int = getattr(case.group.approvals, case.mode.approvals)
+    if case.asking.break_glass is not None:
+        return 1
+    return max(wanted, 2) if foretold is Verdict.UNVERIFIED else wanted
+
+
+def _seen(house: House, case: _Case, now: datetime) -> tuple[Sight, ...]:
+    lines = []
+    for look in case.looks.values():
+        expected_dead = case.mode.name == "failover" and look.site == case.plan.source
+        verdict = "ok" if look.answers else ("warning" if expected_dead else "bad")
+        lines.append(Sight(look.site, verdict, look.detail, now))
+    if case.mode.lane == "move" and case.mode.name != "reprotect":
+        lines.append(_witness_sight(house, case, now))
+    return tuple(lines)
+
+
+def _witness_sight(house: House, case: _Case, now: datetime) -> Sight:
+    try:
+        claim, _ = house.world.witness().read(case.view.name)
+    except Exception as error:  # noqa: BLE001 - a look reports what it saw, whatever that was
+        return Sight("witness", "bad", f"can't be read: {error}", now)
+    if claim is None:
+        return Sight("witness", "ok", f"nothing claimed yet; the journal says epoch {case.view.epoch}", now)
+    text = f"epoch {claim.epoch}, active {claim.active}" + (f", claimed by run {claim.run}" if claim.run else "")
+    agrees = claim.active == case.view.active and claim.run is None
+    return Sight("witness", "ok" if agrees else "bad", text, now)
+
+
+def _stops(house: House, case: _Case) -> tuple[str, ...]:
+    if case.mode.lane != "move":
+        return ()
+    live = [run for run in house.journal.runs(case.view.name, live=True) if run.lane != "move"]
+    lines = [f"{run.mode} {run.name}" for run in live]
+    look = case.looks.get(case.plan.source)
+    if look is not None and look.answers:
+        lines += [f"tier {tier.name} on {case.plan.source}" for tier in reversed(case.group.tiers)]
+    elif look is not None:
+        lines.append(f"nothing else can be stopped on {case.plan.source}")
+    return tuple(lines)
+
+
+def _start_line(tier: Tier) -> str:
+    if tier.scaling_group is not None:
+        return f"{tier.name} ×{tier.standby.grow_count or tier.scaling_group.desired}"
+    return f"{tier.name} ×{len(tier.instances)}"
+
+
+def _warnings(case: _Case, source_look: Look | None) -> tuple[str, ...]:
+    lines = []
+    if case.mode.name == "failover" and source_look is not None and source_look.answers:
+        lines.append(f"{case.plan.source} answers: drpilot switchover {case.view.name} would lose nothing")
+    if case.point is not None and case.point.state != "proven":
+        lines.append(f"point {case.point.id} was never booted by a drill")
+    return tuple(lines)
+
+
+def consent(house: House, offer: Offer, typed: Typed) -> Approval | None:
+    """The requester's approval from the typed facts; None where the mode asks nobody.
+
+    Raises `consent-missing` with the proposal and what is needed, or `loss-not-accepted` with the number.
+    """
+    proposal, mode = offer.proposal, offer.mode
+    if not mode.asks_name:
+        return None
+    needs: dict[str, Any] = {}
+    if typed.confirm != proposal.group:
+        needs["confirm"] = proposal.group
+    if mode.asks_loss and typed.accepted_loss_s is None:
+        needs["accept_data_loss_seconds"] = round(proposal.loss_s or 0.0, 1)
+    if needs:
+        options = f"--confirm {proposal.group}"
+        if mode.asks_loss:
+            options += f" --accept-data-loss {_ceiling(proposal.loss_s)}"
+        raise DrpilotError(
+            "consent-missing",
+            verb=mode.name,
+            group=proposal.group,
+            hint=options,
+            data={"proposal": to_plain(proposal), "needs": {**needs, "approvers": proposal.approvers}},
+        )
+    if mode.asks_loss and (typed.accepted_loss_s or 0.0) < (proposal.loss_s or 0.0):
+        raise DrpilotError(
+            "loss-not-accepted",
+            verb=mode.name,
+            group=proposal.group,
+            loss=_ceiling(proposal.loss_s),
+            accepted=format_duration(typed.accepted_loss_s or 0.0),
+            data={"loss_seconds": proposal.loss_s, "accepted_seconds": typed.accepted_loss_s},
+        )
+    return Approval(
+        person=house.person,
+        gate="go",
+        at=house.clock.now(),
+        digest=proposal.digest,
+        accepted_loss_s=typed.accepted_loss_s,
+        where=typed.where or house.holder.text,
+        comment=offer.proposal.reason,
+        break_glass=proposal.break_glass is not None,
+        data={"account": house.account},
+    )
+
+
+def _ceiling(loss: float | None) -> str:
+    """The loss as a person types it: never rounded down below the number that is checked."""
+    text = format_duration(float(int(loss or 0.0) + 1))
+    return text
+
+
+def begin(house: House, offer: Offer, approval: Approval | None) -> RunView:
+    """Write the run. From here on it exists, whoever drives it."""
+    mode, now = offer.mode, house.clock.now()
+    expires_at = None
+    if mode.expires:
+        view = house.journal.group(offer.plan.group)
+        expires_at = now + timedelta(seconds=view.group.drill.expires_s)
+    new = NewRun(
+        id=offer.run,
+        plan=offer.plan,
+        by=house.person,
+        reason=offer.proposal.reason,
+        proposal=offer.proposal if mode.asks_name else None,
+        approval=approval,
+        expires_at=expires_at,
+    )
+    return house.journal.create(new)
+
+

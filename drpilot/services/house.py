@@ -1,0 +1,69 @@
+"""What every service is handed: the journal, the sites, the actions, the clock. Built by `drpilot.wiring` alone."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from drpilot.base.clock import Chance, Clock
+from drpilot.domain.ports import Action, Site
+from drpilot.domain.run import Holder
+from drpilot.engine.context import World
+from drpilot.engine.drive import Driver
+from drpilot.inventory.configuration import Configuration
+from drpilot.journal.journal import Journal
+
+__all__ = ["House", "Look", "Prober"]
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What one bounded look at a site saw."""
+
+    site: str
+    answers: bool
+    detail: str
+    account: str = ""
+    skew_s: float | None = None
+    endpoints: Mapping[str, str] = field(default_factory=dict)
+
+
+class Prober(Protocol):
+    """How a service looks at a site without trusting it: bounded, never raises for what a cloud does."""
+
+    def __call__(self, site: str, *, timeout_s: float) -> Look:
+        """Look at `site` for at most `timeout_s` seconds."""
+
+
+@dataclass(slots=True)
+class House:
+    """One installation at work. `person` is who asks, `account` what tells persons apart: the login (in the lab
+    the person's name, so that one terminal can play two people). `lab` says that everything is simulated."""
+
+    journal: Journal
+    configuration: Configuration
+    world: World
+    probe: Prober
+    catalogue: Mapping[str, Action[Any, Any]]
+    clock: Clock
+    chance: Chance
+    holder: Holder
+    person: str
+    account: str
+    lab: bool = False
+    pulse: Callable[[], None] = lambda: None
+    stop: threading.Event = field(default_factory=threading.Event)
+    parallel: int = 16
+
+    def site(self, name: str) -> Site:
+        """The site of that name, connected and with its account checked."""
+        return self.world.site(name)
+
+    def driver(self, seen: Callable[[Any], None] | None = None) -> Driver:
+        """A driver for this house's journal."""
+        driver = Driver(self.journal, self.catalogue, self.world, self.clock, pulse=self.pulse, stop=self.stop, parallel=self.parallel)  # noqa: E501  # fmt: skip
+        if seen is not None:
+            driver.seen = seen
+        return driver

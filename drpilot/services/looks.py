@@ -1,0 +1,400 @@
+"""The live looks at one group: points, standbys, witness, keys, name, quota, members. They change nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from drpilot.actions.members import balancer, group_view
+from drpilot.actions.traffic import record_of, same_name
+from drpilot.actions.views import describe, images, instances, snapshots
+from drpilot.base.errors import DrpilotError, Finding
+from drpilot.domain.group import Group, Tier
+from drpilot.domain.point import choose
+from drpilot.domain.ports import CloudError, FailureClass, Site, StandbyView
+from drpilot.inventory.discover import carried, members, partner, uncarried, unprotected
+from drpilot.journal.views import GroupView
+from drpilot.services.checked import Checked, bad, ok, unknown, warning
+from drpilot.services.house import House
+from drpilot.services.orphans import orphans
+
+__all__ = ["LOOKS", "GroupLook"]
+
+FILTER_VALUES = 200  # EC2 API reference, Filter: at most 200 values
+VCPU_QUOTA = "L-1216C47A"  # Service Quotas: Running On-Demand Standard instances, in vCPUs
+_STANDING = ("protected", "degraded")
+
+
+@dataclass(frozen=True, slots=True)
+class GroupLook:
+    """One named look: the sites it needs, the words its findings may have, and the look itself."""
+
+    name: str
+    expects: str
+    words: tuple[str, ...]
+    needs: Callable[[GroupView], tuple[str, ...]]
+    work: Callable[[House, GroupView], Iterable[Checked]]
+
+
+def _standing(view: GroupView) -> tuple[str, ...]:
+    return (view.standing,)
+
+
+def _active(view: GroupView) -> tuple[str, ...]:
+    return (view.active,)
+
+
+def _chunks(values: Iterable[str]) -> Iterator[list[str]]:
+    rest = iter(sorted(set(values)))
+    while chunk := list(islice(rest, FILTER_VALUES)):
+        yield chunk
+
+
+# -- points ---------------------------------------------------------------------------------------------------
+
+
+def _points(house: House, view: GroupView) -> Iterator[Checked]:
+    point = choose(house.journal.points(view.name), view.standing)
+    if point is None:
+        return
+    site = house.site(view.standing)
+    found: set[str] = set()
+    for ids in _chunks(replica.id for replica in point.replicas if replica.kind == "snapshot"):
+        listed = snapshots(site, [{"Name": "snapshot-id", "Values": ids}])
+        found |= {item["SnapshotId"] for item in listed if item["State"] == "completed"}
+    for ids in _chunks(replica.id for replica in point.replicas if replica.kind == "image"):
+        listed = images(site, [{"Name": "image-id", "Values": ids}])
+        found |= {item["ImageId"] for item in listed if item["State"] == "available"}
+    gone = [replica for replica in point.replicas if replica.id not in found]
+    expected = f"{len(point.replicas)} replicas of point {point.id} usable on {view.standing}"
+    if not gone:
+        yield ok("points", view.name, expected, f"{len(found)} found")
+    for replica in gone:
+        message = f"{replica.kind} {replica.id} of {replica.member} (point {point.id}) is not usable on {view.standing}"
+        finding = Finding("drift", "error", message, view.name, f"drpilot replicate {view.name}")
+        yield bad("points", view.name, expected, message, finding)
+
+
+# -- standbys -------------------------------------------------------------------------------------------------
+
+
+def _standbys(house: House, view: GroupView) -> Iterator[Checked]:
+    if view.state not in _STANDING or any(
+        run.lane == "move" for run in house.journal.runs(view.name, live=True)
+    ):
+        return
+    site = house.site(view.standing)
+    known = {
+        standby.tier: standby
+        for standby in house.journal.standbys(view.name)
+        if standby.site == view.standing
+    }
+    for tier in view.group.tiers:
+        standby = known.get(tier.name, StandbyView(tier.name, view.standing, "absent"))
+        wrong = [f"it is {standby.state}"] if standby.state not in ("ready", "unhealthy") else []
+        wrong = wrong or [*_machines(site, view, tier, standby), *_scaling(site, tier)]
+        expected = f"tier {tier.name} as recorded on {view.standing}"
+        if not wrong:
+            yield ok("standby", view.name, expected, "ready")
+            continue
+        observed = f"standby of tier {tier.name} on {view.standing}: {'; '.join(wrong)}"
+        finding = Finding("standby-missing", "error", observed, view.name, f"drpilot replicate {view.name}")
+        yield bad("standby", view.name, expected, observed, finding)
+
+
+def _machines(site: Site, view: GroupView, tier: Tier, standby: StandbyView) -> list[str]:
+    """Type, state and zone of the standby's instances against what the group's map says."""
+    ids: Mapping[str, str] = standby.facts.get("instances") or {}
+    mapping = view.group.mapping(view.active)
+    seen: dict[str, dict[str, Any]] = {}
+    for chunk in _chunks(ids.values()):
+        seen |= {
+            item["InstanceId"]: item for item in instances(site, [{"Name": "instance-id", "Values": chunk}])
+        }
+    wrong = []
+    for member in tier.instances:
+        found = seen.get(ids.get(member.key, ""))
+        if found is None:
+            wrong.append(f"{member.key} has no instance")
+            continue
+        size = tier.standby.size or mapping.types.get(member.type, member.type)
+        state, zone = found["State"]["Name"], mapping.zones.get(member.zone)
+        if state != "stopped":
+            wrong.append(f"{found['InstanceId']} is {state}, not stopped")
+        if found["InstanceType"] != size:
+            wrong.append(f"{found['InstanceId']} is a {found['InstanceType']}, not a {size}")
+        if zone and (found.get("Placement") or {}).get("AvailabilityZone") not in (None, zone):
+            wrong.append(f"{found['InstanceId']} is not in {zone}")
+    return wrong
+
+
+def _scaling(site: Site, tier: Tier) -> list[str]:
+    wrong = []
+    if tier.scaling_group is not None:
+        group = group_view(site, tier.scaling_group.key)
+        if group is None:
+            wrong.append(f"scaling group {tier.scaling_group.key} is missing")
+        elif group.desired != tier.standby.count:
+            wrong.append(f"scaling group {group.name} wants {group.desired}, not {tier.standby.count}")
+    if tier.load_balancer is not None and balancer(site, tier.load_balancer.key) is None:
+        wrong.append(f"load balancer {tier.load_balancer.key} is missing")
+    return wrong
+
+
+# -- witness, keys, name --------------------------------------------------------------------------------------
+
+
+def _witness(house: House, view: GroupView) -> Iterator[Checked]:
+    expected = f"epoch {view.epoch}, active {view.active}"
+    try:
+        claim, _ = house.world.witness().read(view.name)
+    except (CloudError, DrpilotError) as error:
+        finding = Finding(
+            "witness-unreachable",
+            "error",
+            "the witness can't be read",
+            view.name,
+            "mend the witness before any move",
+        )
+        yield bad("witness", view.name, expected, str(error), finding)
+        return
+    if any(run.lane == "move" for run in house.journal.runs(view.name, live=True)):
+        return  # a move is changing it right now
+    if claim is None:
+        observed, agrees = "nothing claimed yet", view.epoch == 1
+    else:
+        observed = f"epoch {claim.epoch}, active {claim.active}" + (
+            f", claimed by {claim.run}" if claim.run else ""
+        )
+        # A move that was rolled back leaves a higher epoch with the same side active: it never falls.
+        agrees = claim.active == view.active and claim.run is None and claim.epoch >= view.epoch
+    if agrees:
+        yield ok("witness", view.name, expected, observed)
+        return
+    message = f"the witness says {observed}, the journal {expected}"
+    finding = Finding(
+        "witness-wrong", "error", message, view.name, f"drpilot status {view.name}; settle it before any move"
+    )
+    yield bad("witness", view.name, expected, observed, finding)
+
+
+def _keys(house: House, view: GroupView) -> Iterator[Checked]:
+    """Every KMS key that a copy needs: on the active side the members' own, on the other their partners."""
+    own = _kms_keys(view.group)
+    mapping = view.group.mapping(view.active)
+    theirs = {there for key in own if (there := partner(mapping.kms_keys, key)) is not None}
+    for name, keys in ((view.active, own), (view.standing, theirs)):
+        known = house.journal.site(name)
+        if known is not None and known.answers is False:
+            continue
+        site = house.site(name)
+        if "kms" not in site.capabilities:
+            continue
+        for key in sorted(keys):
+            state = _key_state(site, key)
+            if state == "Enabled":
+                yield ok("keys", view.name, f"{key} on {name} enabled", state)
+                continue
+            message = f"KMS key {key} on {name} can't be used: {state}"
+            hint = f"enable the key on {name} or map another under map.kms_keys"
+            yield bad(
+                "keys",
+                view.name,
+                f"{key} on {name} enabled",
+                state,
+                Finding("key-unusable", "error", message, name, hint),
+            )
+
+
+def _kms_keys(group: Group) -> set[str]:
+    found = {
+        v.kms_key for t in group.tiers for i in t.instances for v in i.volumes if v.encrypted and v.kms_key
+    }
+    return found | {
+        t.scaling_group.encrypted_key
+        for t in group.tiers
+        if t.scaling_group and t.scaling_group.encrypted_key
+    }
+
+
+def _key_state(site: Site, key: str) -> str:
+    """The key's state in KMS's own word; `missing` where KMS does not know it (KMS API reference, DescribeKey)."""
+    try:
+        return str(site.call("kms", "DescribeKey", {"KeyId": key})["KeyMetadata"]["KeyState"])
+    except CloudError as error:
+        if error.kind is FailureClass.NOT_FOUND or error.code == "NotFoundException":
+            return "missing"
+        raise
+
+
+def _name(house: House, view: GroupView) -> Iterator[Checked]:
+    traffic = view.group.traffic
+    fronts = [tier.load_balancer for tier in view.group.tiers if tier.load_balancer is not None]
+    if (
+        traffic is None
+        or not fronts
+        or any(r.lane == "move" for r in house.journal.runs(view.name, live=True))
+    ):
+        return
+    there = balancer(house.site(view.active), fronts[-1].key)
+    expected = (
+        f"{traffic.name} → {there['DNSName'] if there is not None else 'a load balancer'} on {view.active}"
+    )
+    record = record_of(house.site(traffic.site), traffic)
+    values = [item["Value"] for item in (record or {}).get("ResourceRecords") or []]
+    values += [record["AliasTarget"]["DNSName"]] if record is not None and "AliasTarget" in record else []
+    observed = ", ".join(values) or "no record"
+    if there is not None and any(same_name(value, there["DNSName"]) for value in values):
+        yield ok("traffic", view.name, expected, observed)
+        return
+    message = f"{traffic.name} does not lead to {view.active}: it says {observed}"
+    finding = Finding(
+        "drift", "error", message, view.name, f"point it back, or see drpilot status {view.name}"
+    )
+    yield bad("traffic", view.name, expected, observed, finding)
+
+
+# -- room on the other side -----------------------------------------------------------------------------------
+
+
+def _quota(house: House, view: GroupView) -> Iterator[Checked]:
+    """Whether a failover would stay within the vCPU quota of the standing side."""
+    site = house.site(view.standing)
+    if "service-quotas" not in site.capabilities:
+        return
+    wanted = _grown(view)
+    running = [i for i in instances(site, []) if i["State"]["Name"] in ("pending", "running")]
+    types = {*wanted, *(item["InstanceType"] for item in running)}
+    if not types:
+        return
+    listed = describe(
+        site, "DescribeInstanceTypes", "InstanceTypes", [{"Name": "instance-type", "Values": sorted(types)}]
+    )
+    vcpus = {item["InstanceType"]: int(item["VCpuInfo"]["DefaultVCpus"]) for item in listed}
+    reply = site.call("service-quotas", "GetServiceQuota", {"ServiceCode": "ec2", "QuotaCode": VCPU_QUOTA})
+    limit = float(reply["Quota"]["Value"])
+    used = sum(vcpus.get(item["InstanceType"], 1) for item in running)
+    need = sum(vcpus.get(name, 1) * count for name, count in wanted.items())
+    texts = (f"{need} vCPUs free on {view.standing}", f"{used} of {limit:.0f} used")
+    if used + need <= limit:
+        yield ok("quota", view.name, *texts)
+        return
+    message = f"vCPU quota on {view.standing}: a failover needs {need}, {limit:.0f} are allowed in all"
+    finding = Finding(
+        "quota-short", "error", message, view.standing, f"ask the cloud for a higher quota on {view.standing}"
+    )
+    yield bad("quota", view.name, *texts, finding)
+
+
+def _grown(view: GroupView) -> dict[str, int]:
+    """What a failover would start on the standing side: type → how many."""
+    types = view.group.mapping(view.active).types
+    found: dict[str, int] = {}
+    for tier in view.group.tiers:
+        for member in tier.instances:
+            name = tier.standby.grow or types.get(member.type, member.type)
+            found[name] = found.get(name, 0) + 1
+        if tier.scaling_group is not None:
+            name = types.get(tier.scaling_group.type, tier.scaling_group.type)
+            grown = tier.standby.grow_count
+            found[name] = found.get(name, 0) + (tier.scaling_group.desired if grown is None else grown)
+    return found
+
+
+# -- members --------------------------------------------------------------------------------------------------
+
+
+def _members(house: House, view: GroupView) -> Iterator[Checked]:
+    """What runs now against what is protected, and what no tier protects."""
+    if view.state not in (*_STANDING, "seeding", "active_unprotected"):
+        return
+    site = house.site(view.active)
+    expected = f"the members on {view.active} as protected"
+    try:
+        present = members(site, view.group)
+    except DrpilotError as error:
+        message = f"{error.title}: {error.why}" if error.why else error.title
+        finding = Finding("drift", "error", message, view.name, error.hint)
+        yield bad("drift", view.name, expected, message, finding)
+        return
+    changes = list(drifted(view.group, present))
+    if not changes:
+        yield ok("drift", view.name, expected, "the same")
+    for change in changes:
+        finding = Finding("drift", "warning", change, view.name, f"drpilot replicate {view.name}")
+        yield warning("drift", view.name, expected, change, finding)
+    losses = (*carried(present, present.mapping(view.active), view.standing), *uncarried(site, present))
+    yield from _found("carried", view, "every member can be carried whole", losses)
+    yield from _found(
+        "unprotected", view, "every tagged resource belongs to a tier", unprotected(site, present)
+    )
+
+
+def _found(name: str, view: GroupView, expected: str, findings: Sequence[Finding]) -> Iterator[Checked]:
+    if not findings:
+        yield ok(name, view.name, expected, "so it is")
+    for finding in findings:
+        make = bad if finding.severity == "error" else warning
+        yield make(name, view.name, expected, finding.message, finding)
+
+
+def drifted(before: Group, now: Group) -> Iterator[str]:
+    """What differs between the members remembered and those seen, one sentence each. Pure."""
+    present = {tier.name: tier for tier in now.tiers}
+    for tier in before.tiers:
+        seen = present[tier.name]
+        old, new = ({item.key: item for item in t.instances} for t in (tier, seen))
+        yield from (f"instance {key} of tier {tier.name} is gone" for key in sorted(set(old) - set(new)))
+        yield from (f"instance {key} is new in tier {tier.name}" for key in sorted(set(new) - set(old)))
+        for key in sorted(set(old) & set(new)):
+            if old[key].type != new[key].type:
+                yield f"instance {key} is a {new[key].type}, protected was a {old[key].type}"
+            devices = [
+                {volume.device: volume.size_gib for volume in item.volumes} for item in (old[key], new[key])
+            ]
+            if devices[0] != devices[1]:
+                yield f"instance {key} has other volumes than were protected"
+        was, is_now = tier.scaling_group, seen.scaling_group
+        if was is not None and is_now is not None and was.template_version != is_now.template_version:
+            versions = f"v{was.template_version} → v{is_now.template_version}"
+            yield f"scaling group {was.key}: launch template {versions}"
+
+
+def _orphans(house: House, view: GroupView) -> Iterator[Checked]:
+    for name in (view.active, view.standing):
+        known = house.journal.site(name)
+        expected = f"everything tagged for {view.name} on {name} has an owner"
+        if known is not None and known.answers is False:
+            yield unknown("orphans", view.name, expected, f"{name} does not answer")
+            continue
+        counted, found = orphans(house, view, name)
+        if not found:
+            yield ok("orphans", view.name, expected, f"{counted} of {counted}")
+        for item in found:
+            message = f"{item.kind} {item.id} on {name} carries our tags but nothing owns it"
+            hint = "look at it; when it is of no use: delete it by hand"
+            yield warning(
+                "orphans", view.name, expected, message, Finding("orphan", "warning", message, name, hint)
+            )
+
+
+_MEMBERS = ("drift", "carried-with-loss", "unmapped", "unprotected-resource", "no-members")
+
+
+def _nowhere(_: GroupView) -> tuple[str, ...]:
+    """For looks that say themselves which site they could not see."""
+    return ()
+
+
+LOOKS: tuple[GroupLook, ...] = (
+    GroupLook("points", "every replica usable", ("drift",), _standing, _points),
+    GroupLook("standby", "standbys as recorded", ("standby-missing",), _standing, _standbys),
+    GroupLook("witness", "the journal's epoch", ("witness-wrong", "witness-unreachable"), _nowhere, _witness),
+    GroupLook("keys", "KMS keys enabled", ("key-unusable",), _nowhere, _keys),
+    GroupLook("traffic", "the name leads to the active side", ("drift",), _active, _name),
+    GroupLook("quota", "room for a failover", ("quota-short",), _standing, _quota),
+    GroupLook("members", "members as protected", _MEMBERS, _active, _members),
+    GroupLook("orphans", "everything tagged has an owner", ("orphan",), _nowhere, _orphans),
+)

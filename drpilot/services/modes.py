@@ -1,0 +1,46 @@
+"""The table of run modes: a row says which runbook, lane, states, consent and predictions a mode has. Data only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["MODES", "Mode"]
+
+
+@dataclass(frozen=True, slots=True)
+class Mode:
+    """One way of running.
+
+    `direction`: `forth` leaves the active side (source = active), `back` protects the old side again (source =
+    active as well, target = the other). `from_states` are the group states it may begin in. `point` is `chosen` (an
+    existing one), `new` (made by the run) or `none`. `asks_loss` and `asks_name` are the facts typed.
+    """
+
+    name: str
+    runbook: str
+    lane: str
+    from_states: tuple[str, ...]
+    point: str
+    approvals: str | None = None
+    asks_name: bool = False
+    asks_loss: bool = False
+    asks_reason: bool = False
+    needs_source: bool = False
+    isolated: bool = False
+    expires: bool = False
+
+
+_LIVE = ("seeding", "protected", "degraded")
+
+MODES: dict[str, Mode] = {
+    mode.name: mode
+    for mode in (
+        Mode("replicate", "replicate", "copy", (*_LIVE, "active_unprotected"), "new", needs_source=True),
+        Mode("failover", "failover", "move", ("protected", "degraded"), "chosen", "failover", True, True, True),
+        Mode("switchover", "switchover", "move", ("protected", "degraded"), "new", "switchover", True, False, True, True),
+        Mode("reprotect", "reprotect", "move", ("active_unprotected", "reprotecting"), "new", needs_source=True),
+        Mode("drill", "drill", "practice", ("protected", "degraded"), "chosen", isolated=True, expires=True),
+        Mode("fence", "fence", "practice", ("failing_over", "awaiting_commit", "active_unprotected", "split_suspected"), "none"),
+        Mode("cleanup", "cleanup", "practice", (*_LIVE, "active_unprotected", "reprotecting", "awaiting_commit"), "none"),
+    )
+}  # fmt: skip

@@ -1,0 +1,126 @@
+"""Taking a group in: its file read, its members found, everything mapped or reported; and letting it go again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from drpilot.base.clock import micros
+from drpilot.base.document import refusal
+from drpilot.base.errors import Finding
+from drpilot.domain.group import Group, Tier
+from drpilot.domain.ports import Move
+from drpilot.inventory import groupfile
+from drpilot.inventory.discover import carried, members, survey, uncarried, unprotected
+from drpilot.inventory.draft import draft as write_draft
+from drpilot.journal.views import GroupView
+from drpilot.services.house import House
+
+__all__ = ["Preview", "Row", "draft", "preview", "protect", "schedule"]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the preview: a member, what it is now and what it becomes."""
+
+    tier: str
+    member: str
+    now: str
+    becomes: str
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """What protecting a file would do."""
+
+    group: Group
+    active: str
+    rows: tuple[Row, ...]
+    findings: tuple[Finding, ...]
+    unprotected: tuple[Finding, ...]
+    size_gib: int
+
+    @property
+    def errors(self) -> tuple[Finding, ...]:
+        """The findings that stand in the way."""
+        return tuple(finding for finding in self.findings if finding.severity == "error")
+
+
+def preview(house: House, text: str, file: str) -> Preview:
+    """Read a group file, find its members on the active side, and say what would become of each."""
+    document = groupfile.read(text, file, tuple(house.configuration.sites))
+    group = document.group
+    if group is None:
+        raise refusal(file, document.findings)
+    active = _active(house, group)
+    site = house.site(active)
+    found = members(site, group)
+    later = [*carried(found, group.mapping(active), group.other(active)), *uncarried(site, found)]
+    findings = [*document.findings, *document.located(later)]
+    size = sum(volume.size_gib for tier in found.tiers for each in tier.instances for volume in each.volumes)
+    return Preview(
+        group=found,
+        active=active,
+        rows=tuple(row for tier in found.tiers for row in _rows(tier, found, active)),
+        findings=tuple(findings),
+        unprotected=unprotected(site, found),
+        size_gib=size,
+    )
+
+
+def _active(house: House, group: Group) -> str:
+    known = {view.name: view for view in house.journal.groups()}.get(group.name)
+    return known.active if known is not None else group.primary
+
+
+def _rows(tier: Tier, group: Group, active: str) -> list[Row]:
+    types = group.mapping(active).types
+    rows = []
+    for instance in tier.instances:
+        size = tier.standby.size or types.get(instance.type, instance.type)
+        grow = tier.standby.grow or types.get(instance.type, instance.type)
+        volumes = len(instance.volumes)
+        rows.append(Row(tier.name, instance.key, instance.type, f"standby {size} → {grow}", f"image + {volumes} volumes"))  # noqa: E501  # fmt: skip
+    if tier.scaling_group is not None:
+        asg = tier.scaling_group
+        grow_count = tier.standby.grow_count if tier.standby.grow_count is not None else asg.desired
+        rows.append(Row(tier.name, f"{asg.key} ×{asg.desired}", asg.type, f"scaling group {tier.standby.count} → {grow_count}", "image"))  # noqa: E501  # fmt: skip
+    if tier.load_balancer is not None:
+        rows.append(Row(tier.name, tier.load_balancer.key, tier.load_balancer.type, "load balancer", "configuration"))
+    return rows
+
+
+def protect(house: House, text: str, file: str) -> tuple[GroupView, Preview]:
+    """Take the file in; the first point is a `replicate` run, begun by the caller. Raises on unmapped members."""
+    plan = preview(house, text, file)
+    if plan.errors:
+        raise refusal(file, plan.errors)
+    view = house.journal.protect(plan.group, text, house.person)
+    house.journal.remember(plan.group, plan.active)
+    house.journal.found(plan.group.name, [*plan.findings, *plan.unprotected])
+    schedule(house, plan.group)
+    return view, plan
+
+
+def schedule(house: House, group: Group) -> None:
+    """Make the group's replication and drill due; the service begins them."""
+    from drpilot.services.watch import next_drill, next_replication  # noqa: PLC0415 - watch imports begin
+
+    now = house.clock.now()
+    house.journal.unschedule(group.name)
+    house.journal.plan_next(group.name, "replicate", next_replication(group, now))
+    drill = next_drill(group, now)
+    if drill is not None:
+        house.journal.plan_next(group.name, "drill", drill)
+
+
+def draft(house: House, name: str, source: str, target: str, tag: str | None) -> str:
+    """A group file from what runs on `source`, guesses marked; nothing is written."""
+    return write_draft(name, survey(house.site(source), tag), survey(house.site(target)), tag)
+
+
+def retired(view: GroupView, house: House) -> Move:
+    """The lifecycle fact that ends a group; its guard refuses while a run lives."""
+    return Move("group", view.name, "retire", {"name_typed": True}, {"at": micros(house.clock.now())})
+
+

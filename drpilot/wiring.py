@@ -1,0 +1,150 @@
+"""The only place that knows adapters and core together: from drpilot.yaml to a house at work."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as OutOfTime
+from pathlib import Path
+
+from drpilot.actions.catalogue import CATALOGUE
+from drpilot.base.clock import Chance, Clock, RealClock
+from drpilot.base.errors import DrpilotError
+from drpilot.clouds.credentials import CredentialsReference
+from drpilot.clouds.session import Clients
+from drpilot.clouds.session import SiteSettings as CloudSettings
+from drpilot.clouds.site import BotoSite, Ways
+from drpilot.clouds.witness import S3Witness
+from drpilot.domain.ports import Site, Witness
+from drpilot.engine.context import World
+from drpilot.inventory import configuration
+from drpilot.inventory.configuration import Configuration, SiteSettings
+from drpilot.journal.database import Database
+from drpilot.journal.holder import present_holder
+from drpilot.journal.journal import Journal
+from drpilot.services.house import House, Look
+
+__all__ = ["Sites", "home_of", "open_house"]
+
+
+def home_of(*, lab: bool) -> Path:
+    """The folder of drpilot.yaml: the lab's own, or the installation's."""
+    return configuration.lab_home() if lab else configuration.home()
+
+
+def cloud_settings(site: SiteSettings) -> CloudSettings:
+    """The configuration's words for a site as the clouds room takes them."""
+    reference = CredentialsReference(site.credentials.kind, site.credentials.value) if site.credentials else None
+    return CloudSettings(
+        name=site.name,
+        cloud=site.cloud,
+        region=site.region,
+        account=site.account or None,
+        profile=site.profile,
+        endpoints=dict(site.endpoints),
+        credentials=reference,
+        ca_bundle=site.ca_bundle,
+    )
+
+
+class Sites:
+    """The sites of one configuration, connected when first asked for and kept; remembers signs of life."""
+
+    def __init__(self, settings: Configuration, clock: Clock, observer: Callable[[str, str, str, str], None] | None = None) -> None:  # noqa: E501  # fmt: skip
+        self._settings = settings
+        self._clock = clock
+        self._observer = observer
+        self._lock = threading.Lock()
+        self._sites: dict[str, BotoSite] = {}
+        self._alive: set[str] = set()
+
+    def site(self, name: str) -> BotoSite:
+        """The site called `name`; raises `unknown-site`."""
+        with self._lock:
+            if name not in self._sites:
+                settings = cloud_settings(self._settings.site(name))
+                self._sites[name] = BotoSite(Clients(settings), Ways(clock=self._clock, observer=self._saw))
+            return self._sites[name]
+
+    def _saw(self, site: str, service: str, operation: str, phase: str) -> None:
+        if phase == "after":
+            self._alive.add(site)
+        if self._observer is not None:
+            self._observer(site, service, operation, phase)
+
+    def signs_of_life(self) -> set[str]:
+        """The sites that answered since this was last asked."""
+        alive, self._alive = self._alive, set()
+        return alive
+
+    def witness(self) -> Witness:
+        """The witness; raises `witness-unreachable` where none is configured."""
+        witness = self._settings.witness
+        if witness is None:
+            raise DrpilotError("witness-unreachable", why="drpilot.yaml names no witness")
+        return S3Witness(self.site(witness.site), witness.bucket, witness.prefix)
+
+    def probe(self, site: str, *, timeout_s: float) -> Look:
+        """One bounded look with clients of its own: who answers, as whom, and how far off its clock is."""
+        pool = ThreadPoolExecutor(max_workers=1)
+        future = pool.submit(self._look, site)
+        try:
+            return future.result(timeout=timeout_s)
+        except OutOfTime:
+            return Look(site, answers=False, detail=f"no answer within {timeout_s:g} s")
+        finally:
+            pool.shutdown(wait=False)
+
+    def _look(self, site: str) -> Look:
+        fresh = BotoSite(Clients(cloud_settings(self._settings.site(site))), Ways(clock=self._clock, reaching=1))
+        endpoint = fresh.endpoint("ec2")
+        try:
+            fresh.call("ec2", "DescribeRegions", {})
+            identity = fresh.connect()
+        except DrpilotError as error:
+            return Look(site, answers=False, detail=error.title + (f": {error.why}" if error.why else ""))
+        except Exception as error:  # noqa: BLE001 - a look reports what it saw, whatever that was
+            return Look(site, answers=False, detail=f"{endpoint}: {getattr(error, 'message', error)}")
+        finally:
+            fresh.close()
+        return Look(site, answers=True, detail=f"answers as {identity.arn}", account=identity.account, skew_s=identity.skew_s, endpoints={"ec2": endpoint})  # noqa: E501  # fmt: skip
+
+
+def open_house(
+    *,
+    lab: bool,
+    person: str | None = None,
+    kind: str = "cli",
+    home: Path | None = None,
+    observer: Callable[[str, str, str, str], None] | None = None,
+) -> House:
+    """Open an installation: its configuration, journal and sites. Nothing is called yet."""
+    folder = home or home_of(lab=lab)
+    settings = configuration.read(folder)
+    clock, chance = RealClock(), Chance()
+    journal = Journal(Database(settings.journal), clock, chance)
+    sites = Sites(settings, clock, observer)
+    who = settings.who(person)
+
+    def site(name: str) -> Site:
+        return sites.site(name)
+
+    def pulse() -> None:
+        for name in sites.signs_of_life():
+            journal.saw(name, answers=True, detail="answered a call")
+
+    return House(
+        journal=journal,
+        configuration=settings,
+        world=World(site, sites.witness),
+        probe=sites.probe,
+        catalogue=CATALOGUE,
+        clock=clock,
+        chance=chance,
+        holder=present_holder(who.name, kind),
+        person=who.name,
+        account=who.name if lab else who.account or who.name,
+        lab=lab,
+        pulse=pulse,
+    )

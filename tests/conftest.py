@@ -1,0 +1,48 @@
+"""What holds for every test: a clean environment, marks that mean something, reproducible chance."""
+
+from __future__ import annotations
+
+import csv
+import os
+import tempfile
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# A test never sees the developer's sites, keys or journals: what it needs it sets itself.
+for _name in [name for name in os.environ if name.startswith(("AWS_", "EC2_", "S3_", "DRPILOT_"))]:
+    if not _name.startswith("DRPILOT_TEST_"):
+        del os.environ[_name]
+_HOME = tempfile.TemporaryDirectory(prefix="drpilot-test-home-", ignore_cleanup_errors=True)
+for _name in ("XDG_CONFIG_HOME", "XDG_STATE_HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME"):
+    os.environ[_name] = str(Path(_HOME.name) / _name.lower())
+os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
+os.environ["AWS_CONFIG_FILE"] = str(Path(_HOME.name) / "aws-config")
+os.environ["AWS_SHARED_CREDENTIALS_FILE"] = str(Path(_HOME.name) / "aws-credentials")
+
+# Deadlines measure the machine, not the code. In continuous integration the examples are the same each time.
+hypothesis.settings.register_profile("here", deadline=None)
+hypothesis.settings.register_profile("ci", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "here")
+
+
+def _rows() -> set[int]:
+    with (ROOT / "docs" / "matrix.csv").open(encoding="utf-8", newline="") as file:
+        return {int(row["row"]) for row in csv.DictReader(file)}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Refuse a mark that names no row; everything under tests/crash is a crash test."""
+    known = _rows()
+    for item in items:
+        for mark in item.iter_markers("row"):
+            unknown = [number for number in mark.args if number not in known]
+            if unknown or not mark.args:
+                raise pytest.UsageError(
+                    f"{item.nodeid}: docs/matrix.csv has no row {unknown or '(none given)'}"
+                )
+        if (ROOT / "tests" / "crash") in item.path.parents:
+            item.add_marker("crash")

@@ -1,0 +1,1 @@
+"""Killing drpilot while the clouds live on."""

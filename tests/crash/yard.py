@@ -1,0 +1,142 @@
+"""The yard where drpilot is killed: one lab whose state is put back before each try, and a zygote to fork from."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections import Counter as Tally
+from pathlib import Path
+from typing import Any
+
+from drpilot import census
+from drpilot.base.clock import Chance, RealClock
+from drpilot.journal import chain
+from drpilot.journal.database import Database
+from drpilot.journal.journal import Journal
+from drpilot.practice import Lab
+from drpilot.services.protect import protect
+from drpilot.wiring import open_house
+
+SITES = ("home", "away", "edge")
+SPEED = 60.0
+
+
+class Yard:
+    """A lab with the shop protected, saved states, and children to kill."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.zygote: subprocess.Popen[str] | None = None
+        self.lab = Lab(folder)
+
+    def open(self) -> None:
+        """Start the lab and the zygote, and protect the shop."""
+        self.lab.up(speed=SPEED)
+        house = open_house(lab=True, person="oncall", home=self.folder)
+        protect(house, self.lab.shop_file.read_text(), "shop.yaml")
+        house.journal.database.close()
+        self.zygote = subprocess.Popen(
+            [sys.executable, "-m", "tests.crash.zygote"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=Path(__file__).resolve().parents[2],
+        )
+        self.save("protected")
+
+    def save(self, label: str) -> None:
+        """Keep the three clouds and the journal under a name."""
+        for site in SITES:
+            self.lab.control(site, "snapshot", label=label)
+        kept = self.folder / f"journal-{label}"
+        shutil.rmtree(kept, ignore_errors=True)
+        kept.mkdir()
+        for path in self.folder.glob("journal.db*"):
+            shutil.copy2(path, kept / path.name)
+
+    def restore(self, label: str) -> None:
+        """Put the three clouds and the journal back."""
+        for path in self.folder.glob("journal.db*"):
+            path.unlink()
+        for path in (self.folder / f"journal-{label}").iterdir():
+            shutil.copy2(path, self.folder / path.name)
+        for site in SITES:
+            self.lab.control(site, "restore", label=label)
+            self.lab.control(site, "calls", clear=True)
+
+    def run(self, mode: str, **command: Any) -> dict[str, Any]:
+        """One drpilot, to its end or its death."""
+        assert self.zygote is not None
+        assert self.zygote.stdin is not None
+        assert self.zygote.stdout is not None
+        self.zygote.stdin.write(json.dumps({"folder": str(self.folder), "mode": mode, **command}) + "\n")
+        self.zygote.stdin.flush()
+        said: dict[str, Any] = json.loads(self.zygote.stdout.readline())
+        assert "error" not in said, said["error"]
+        return said
+
+    def journal(self) -> Journal:
+        """The journal as it now lies on disk."""
+        return Journal(Database(f"sqlite:///{self.folder}/journal.db"), RealClock(), Chance())
+
+    def inventory(self) -> list[dict[str, Any]]:
+        """Everything that exists on all three sites."""
+        return [
+            {**row, "site": site} for site in SITES for row in self.lab.control(site, "inventory")["resources"]
+        ]
+
+    def unintended(self) -> list[str]:
+        """Effects in the clouds whose intent is not in the journal: there must never be one."""
+        journal = self.journal()
+        tokens = {attempt.token for run in journal.runs("shop") for _, attempt in journal.attempts(run.id)}
+        journal.database.close()
+        return [
+            f"{row['kind']} {row['id']}"
+            for row in self.inventory()
+            if row["tags"].get("drpilot:attempt") not in (None, *tokens)
+        ]
+
+    def end(self) -> dict[str, Any]:
+        """The end state: what exists on each site by kind, how things stand in the journal, and its soundness."""
+        journal = self.journal()
+        group = journal.group("shop")
+        for run in journal.runs("shop"):
+            events = journal.events(run=run.id)
+            chain.verify(run.id, events, shown=run.name)
+            states = chain.replay(events)
+            assert states["run", run.name] == run.state
+            assert all(states.get(("step", f"{run.name}:{path}"), "pending") == step.state for path, step in run.steps.items())
+        rows = self.inventory()
+        kinds = Tally(f"{row['site']} {row['kind']} {shape(row)}" for row in rows if row["kind"] != "network-interface")
+        said = {
+            "group": (group.state, group.active, group.epoch),
+            "fences": {site: fence["state"] for site, fence in group.fences.items()},
+            "standbys": sorted((s.tier, s.site, s.state) for s in journal.standbys("shop")),
+            "points": sorted(point.state for point in journal.points("shop")),
+            "resources": dict(sorted(kinds.items())),
+            "duplicates": census.duplicates(rows),
+        }
+        journal.database.close()
+        return said
+
+    def close(self) -> None:
+        """End the zygote and the lab."""
+        self.lab.down()
+        if self.zygote is None:
+            return
+        for stream in (self.zygote.stdin, self.zygote.stdout):
+            if stream is not None:
+                stream.close()
+        self.zygote.wait(timeout=20)
+
+
+def shape(row: dict[str, Any]) -> str:
+    """What a resource is like, ids and times left out."""
+    body = row["row"]
+    state = body.get("State")
+    word = state.get("Name") if isinstance(state, dict) else state
+    tags = sorted(key for key in row["tags"] if key.startswith("drpilot:"))
+    more = [body.get("InstanceType"), body.get("desired"), row["tags"].get("drpilot:member")]
+    return f"{word} {[each for each in more if each is not None]} {tags}"

@@ -1,0 +1,213 @@
+"""A process with everything imported, that forks one drpilot a command: as separate as any, without the start-up.
+
+Reads one JSON object a line on standard input and answers one on standard output. A fork opens the lab's home, carries
+out a script of verbs, and is killed by a real SIGKILL to itself at the chosen commit or call.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from drpilot.actions.catalogue import CATALOGUE
+from drpilot.base.log import configure
+from drpilot.clouds.dialect import DIALECTS
+from drpilot.domain.ports import Action, CloudError, Context, Idempotency, Unseen
+from drpilot.domain.run import Change, Intent
+from drpilot.services.attend import attend
+from drpilot.services.begin import Asking, Typed, begin, consent, propose
+from drpilot.services.house import House
+from drpilot.services.steer import Order, order
+from drpilot.wiring import open_house
+
+GROUP = "shop"
+
+
+def die() -> None:
+    """The process is gone between two instructions."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Counter:
+    """Counts commits and changing calls of this process, and dies at the chosen one."""
+
+    def __init__(self, command: dict[str, Any]) -> None:
+        self.kill = command.get("kill")
+        self.commits = 0
+        self.calls: list[str] = []
+
+    def committed(self, changes: Sequence[Change]) -> None:
+        self.commits += 1
+        if self.kill == ["commit", self.commits]:
+            die()
+
+    def called(self, site: str, service: str, operation: str, phase: str) -> None:
+        if phase == "after" and DIALECTS["aws"].changes(service, operation):
+            self.calls.append(f"{site}:{service}.{operation}")
+            if self.kill == ["call", len(self.calls)]:
+                die()
+
+
+class BlindSite:
+    """A site that shows nothing by drpilot's own tags: an eye shut after a lost reply."""
+
+    def __init__(self, site: Any, shut: Callable[[], bool]) -> None:
+        self._site, self._shut = site, shut
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._site, name)
+
+    def pages(self, service: str, operation: str, params: dict[str, Any]) -> Any:
+        ours = any(str(each.get("Name", "")).startswith("tag:drpilot:") for each in params.get("Filters", []))
+        return iter(()) if ours and self._shut() else self._site.pages(service, operation, params)
+
+
+class BlindContext:
+    """The context of a blinded action."""
+
+    def __init__(self, ctx: Context, shut: Callable[[], bool]) -> None:
+        self._ctx, self._shut = ctx, shut
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._ctx, name)
+
+    def site(self, role: str) -> Any:
+        return BlindSite(self._ctx.site(role), self._shut)
+
+
+def blinded(action: Action[Any, Any]) -> Action[Any, Any]:
+    """The same action, blind after a lost reply until it has called again: the test of the test."""
+    lost: set[str] = set()
+
+    class Blind(type(action)):  # type: ignore[misc]
+        def observe(self, ctx: Any, given: Any) -> Any:
+            if ctx.path in lost:
+                return Unseen(certain=True, why="blinded")
+            return super().observe(ctx, given)
+
+        def start(self, ctx: Any, given: Any) -> Any:
+            try:
+                return super().start(BlindContext(ctx, lambda: ctx.path in lost), given)
+            except CloudError:
+                lost.add(ctx.path)
+                raise
+            finally:
+                if ctx.path in lost and sys.exc_info()[0] is None:
+                    lost.discard(ctx.path)
+
+    return Blind()
+
+
+def house_for(folder: Path, person: str, counter: Counter, command: dict[str, Any]) -> House:
+    """A house with the counter in every door."""
+    house = open_house(lab=True, person=person, home=folder, observer=counter.called)
+    house.journal.after_commit = counter.committed
+    if command.get("blind"):
+        house.catalogue = {
+            name: blinded(action) if action.idempotency is Idempotency.OBSERVE else action
+            for name, action in CATALOGUE.items()
+        }
+    if command.get("forget_intents"):
+        forget_intents(house)
+    return house
+
+
+def forget_intents(house: House) -> None:
+    """Act first, and be gone before the intent is committed: the test of the test."""
+    commit = house.journal.commit
+
+    def late(lease: Any, changes: Sequence[Change]) -> None:
+        creating = [
+            change
+            for change in changes
+            if isinstance(change, Intent) and house.catalogue[change.action].effect.value == "create"
+        ]
+        if not creating:
+            commit(lease, changes)
+            return
+        for change in creating:
+            call_now(house, lease, change)
+        die()
+
+    house.journal.commit = late  # type: ignore[method-assign]
+
+
+def call_now(house: House, lease: Any, intent: Intent) -> None:
+    """Act before the intent is durable, as a program without intents would."""
+    from datetime import UTC, datetime
+
+    from drpilot.domain.run import AttemptView
+    from drpilot.engine.context import StepContext
+
+    view = house.journal.view(lease.run)
+    attempt = AttemptView(intent.number, intent.round, intent.kind, intent.token, "intent", view.term, intent.action, intent.given, datetime.now(UTC))  # noqa: E501, TID251  # fmt: skip
+    action = house.catalogue[intent.action]
+    group = house.journal.group(GROUP)
+    ctx = StepContext(view, view.steps[intent.path], attempt, group.group, house.journal, house.world, house.clock, print, house.clock.now(), group.epoch)  # noqa: E501  # fmt: skip
+    action.start(ctx, action.Input.model_validate(dict(intent.given)))
+
+
+def to_the_end(mode: str, mine: House, theirs: House) -> str:
+    """Whatever was begun is taken on, until nothing is left: what a person types after a crash."""
+    live = [run for run in mine.journal.runs(GROUP, live=True) if run.mode == mode]
+    done = [run for run in mine.journal.runs(GROUP) if run.mode == mode and run.state == "finished"]
+    if done:
+        return f"{done[0].state} {done[0].result}"
+    if live:
+        run = live[0]
+    else:
+        offer = propose(mine, mode, GROUP, Asking(reason="a test"))
+        run = begin(mine, offer, consent(mine, offer, Typed(GROUP, (offer.proposal.loss_s or 0) + 60)))
+    for _ in range(6):
+        view = attend(mine, run.id)
+        if view.state == "waiting":
+            order(theirs, run.id, Order("approve", data={"confirm": GROUP}))
+        elif view.state == "awaiting_commit":
+            order(mine, run.id, Order("commit", comment="a test", data={"confirm": GROUP}))
+        else:
+            break
+    failed = [f"{s.path}: {s.failure.message}" for s in view.steps.values() if s.failure and s.state == "failed"]
+    return f"{view.state} {view.result} {failed}".removesuffix(" []")
+
+
+def child(command: dict[str, Any], answer: Callable[[dict[str, Any]], None]) -> None:
+    """One drpilot."""
+    folder = Path(command["folder"])
+    counter = Counter(command)
+    houses = [house_for(folder, name, counter, command) for name in ("oncall", "second")]
+    ended = to_the_end(command["mode"], houses[0], houses[1])
+    answer({"ended": ended, "commits": counter.commits, "calls": counter.calls})
+
+
+def main() -> None:
+    """Fork a child for each line; answer with how it ended."""
+    configure()
+    for line in sys.stdin:
+        command = json.loads(line)
+        read_end, write_end = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            os.close(read_end)
+            try:
+                child(command, lambda said: os.write(write_end, json.dumps(said).encode()) and None)
+            except BaseException:
+                os.write(write_end, json.dumps({"error": traceback.format_exc()}).encode())
+            os._exit(0)
+        os.close(write_end)
+        said = b""
+        while chunk := os.read(read_end, 65536):
+            said += chunk
+        os.close(read_end)
+        _, status = os.waitpid(pid, 0)
+        killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+        print(json.dumps({"killed": killed, **(json.loads(said) if said else {})}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

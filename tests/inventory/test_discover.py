@@ -1,0 +1,495 @@
+"""Discovery on an estate of real calls: every fact of a member, what no tier covers, what can't be carried."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+
+from drpilot.base.errors import DrpilotError
+from drpilot.domain.group import (
+    Group,
+    Instance,
+    LoadBalancer,
+    Map,
+    Objectives,
+    ScalingGroup,
+    Selector,
+    StandbySize,
+    Tier,
+)
+from drpilot.domain.plain import Json, from_plain, to_plain
+from drpilot.domain.ports import CloudError, FailureClass, Site
+from drpilot.inventory.discover import carried, members, partner, survey, uncarried, unprotected
+from drpilot.inventory.resources import tag_filter
+from tests.contract.grounds import Ground, opened
+
+USER_DATA = base64.b64encode(b"#!/bin/sh\necho database\n").decode()
+WEB_DATA = base64.b64encode(b"#!/bin/sh\necho web\n").decode()
+PROFILE = "arn:aws:iam::{account}:instance-profile/teams/shop-db"
+
+
+@dataclass
+class Estate:
+    """What was built, and where."""
+
+    ground: Ground
+    database: str
+    twins: tuple[str, str]
+    batch: str
+    key: str
+
+    @property
+    def site(self) -> Site:
+        return self.ground.site
+
+
+def _tags(kind: str, **tags: str) -> list[Json]:
+    return [{"ResourceType": kind, "Tags": [{"Key": key, "Value": value} for key, value in tags.items()]}]
+
+
+def _database(ground: Ground, words: Json, key: str) -> str:
+    profile = PROFILE.format(account=ground.site.account)
+    if ground.name == "moto":  # The lab takes any profile by its name; moto wants it made first.
+        ground.call("CreateInstanceProfile", service="iam", InstanceProfileName="shop-db", Path="/teams/")
+    instance = ground.instance(
+        **words,
+        UserData=USER_DATA,
+        PrivateIpAddress="10.9.1.20",
+        MetadataOptions={"HttpTokens": "required", "HttpPutResponseHopLimit": 2},
+        IamInstanceProfile={"Arn": profile},
+        TagSpecifications=_tags(
+            "instance", Name="shop-db", app="shop", tier="db", **{"drpilot:run": "shop/1"}
+        ),
+    )
+    ground.call("ModifyInstanceAttribute", InstanceId=instance, DisableApiTermination={"Value": True})
+    fast = ground.volume(10, Iops=4000, Throughput=250)
+    secret = ground.volume(1, Encrypted=True, KmsKeyId=key)
+    for volume, device in ((fast, "/dev/sdg"), (secret, "/dev/sdf")):
+        ground.call("AttachVolume", VolumeId=volume, InstanceId=instance, Device=device)
+        ground.until(
+            lambda volume=volume: (
+                ground.states("DescribeVolumes", "Volumes", VolumeIds=[volume]) == ["in-use"]
+            )
+        )
+    return instance
+
+
+def _web(ground: Ground, network: dict[str, str]) -> None:
+    other = {
+        "VpcId": network["vpc"],
+        "CidrBlock": "10.9.2.0/24",
+        "AvailabilityZone": f"{ground.site.region}b",
+    }
+    network["second"] = ground.call("CreateSubnet", **other)["Subnet"]["SubnetId"]
+    target = ground.call(
+        "CreateTargetGroup",
+        service="elbv2",
+        Name="shop-web",
+        Protocol="HTTP",
+        Port=8080,
+        VpcId=network["vpc"],
+        TargetType="instance",
+        HealthCheckPath="/healthz",
+        HealthCheckIntervalSeconds=7,
+    )["TargetGroups"][0]["TargetGroupArn"]
+    balancer = ground.call(
+        "CreateLoadBalancer",
+        service="elbv2",
+        Name="shop-lb",
+        Subnets=[network["subnet"], network["second"]],
+        SecurityGroups=[network["group"]],
+        Tags=[{"Key": "app", "Value": "shop"}, {"Key": "tier", "Value": "web"}],
+    )["LoadBalancers"][0]["LoadBalancerArn"]
+    for port in (80, 8443):
+        ground.call(
+            "CreateListener",
+            service="elbv2",
+            LoadBalancerArn=balancer,
+            Protocol="HTTP",
+            Port=port,
+            DefaultActions=[{"Type": "forward", "TargetGroupArn": target}],
+        )
+    data = {"ImageId": ground.image(), "InstanceType": "t3.small", "KeyName": "ops", "UserData": WEB_DATA}
+    data |= {"SecurityGroupIds": [network["group"]], "MetadataOptions": {"HttpTokens": "required"}}
+    first = data if ground.name == "moto" else {**data, "InstanceType": "t3.nano"}
+    ground.call("CreateLaunchTemplate", LaunchTemplateName="shop-web", LaunchTemplateData=first)
+    if ground.name != "moto":  # moto fails with a second version that has user data
+        ground.call("CreateLaunchTemplateVersion", LaunchTemplateName="shop-web", LaunchTemplateData=data)
+    owner = {"ResourceId": "shop-web", "ResourceType": "auto-scaling-group", "PropagateAtLaunch": True}
+    ground.call(
+        "CreateAutoScalingGroup",
+        service="autoscaling",
+        AutoScalingGroupName="shop-web",
+        LaunchTemplate={"LaunchTemplateName": "shop-web", "Version": "$Latest"},
+        MinSize=1,
+        MaxSize=4,
+        DesiredCapacity=2,
+        VPCZoneIdentifier=f"{network['subnet']},{network['second']}",
+        TargetGroupARNs=[target],
+        HealthCheckType="ELB",
+        HealthCheckGracePeriod=90,
+        Tags=[{**owner, "Key": key, "Value": value} for key, value in (("app", "shop"), ("tier", "web"))],
+    )
+
+
+def _running_of_group(ground: Ground) -> int:
+    filters = [{"Name": "tag:aws:autoscaling:groupName", "Values": ["shop-web"]}]
+    pages = ground.site.pages("ec2", "DescribeInstances", {"Filters": filters})
+    found = [one for page in pages for rows in page["Reservations"] for one in rows["Instances"]]
+    return sum(one["State"]["Name"] == "running" for one in found)
+
+
+@pytest.fixture(scope="module", params=["lab-inprocess", "moto"])
+def estate(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Estate]:
+    """A database, two machines of one name, a web tier behind a load balancer, and what belongs to nobody."""
+    with opened(request.param, tmp_path_factory.mktemp("estate")) as ground:
+        network = ground.network()
+        blob = base64.b64encode(b"\x00\x00\x00\x0bssh-ed25519\x00\x00\x00 " + bytes(range(32)))
+        ground.call("ImportKeyPair", KeyName="ops", PublicKeyMaterial=b"ssh-ed25519 " + blob + b" ops")
+        ground.site.connect()
+        key = ground.call("CreateKey", service="kms")["KeyMetadata"]["Arn"]
+        database = _database(ground, {"KeyName": "ops"}, key)
+        twins = tuple(
+            ground.instance(TagSpecifications=_tags("instance", Name="shop-app", app="shop", tier="app"))
+            for _ in range(2)
+        )
+        batch = ground.instance(TagSpecifications=_tags("instance", Name="shop-batch", app="shop"))
+        ground.instance(
+            TagSpecifications=_tags(
+                "instance", Name="shop-db", app="shop", tier="db", **{"drpilot:drill": "shop/9"}
+            )
+        )
+        gone = ground.instance(TagSpecifications=_tags("instance", Name="shop-db", app="shop", tier="db"))
+        ground.call("TerminateInstances", InstanceIds=[gone])
+        ground.instance(TagSpecifications=_tags("instance", Name="other", app="sh*", tier="d?"))
+        _web(ground, network)
+        ground.until(lambda: _running_of_group(ground) == 2)
+        ground.until(lambda: ground.instances(gone)[0]["State"]["Name"] == "terminated")
+        yield Estate(ground, database, (twins[0], twins[1]), batch, key)
+
+
+GROUP = Group(
+    name="shop",
+    primary="home",
+    secondary="away",
+    objectives=Objectives(900, 1800),
+    tiers=(
+        Tier("db", selector=Selector(tag="tier=db")),
+        Tier("app", selector=Selector(tag="tier=app")),
+        Tier("web", scaling_group_name="shop-web", load_balancer_name="shop-lb"),
+    ),
+    tag="app=shop",
+)
+
+
+@pytest.fixture(scope="module")
+def found(estate: Estate) -> Group:
+    """The group with its members."""
+    return members(estate.site, GROUP)
+
+
+# -- members ---------------------------------------------------------------------------------------------
+
+
+def test_a_database_is_described_completely(estate: Estate, found: Group) -> None:
+    """Everything that is needed to build the machine again, in the API's own words; drills and dead ones left
+    out.
+    """
+    (database,) = found.tier("db").instances
+    network = estate.ground.base
+    assert (database.key, database.id, database.state) == ("shop-db", estate.database, "running")
+    assert (database.type, database.image) == ("t3.micro", network["image"])
+    assert (database.zone, database.subnet) == (estate.ground.zone, network["subnet"])
+    assert database.private_address == "10.9.1.20"
+    assert database.security_groups == ("shop",)
+    assert (database.key_pair, database.profile) == ("ops", "shop-db")
+    assert database.user_data == USER_DATA
+    assert database.metadata_options["HttpTokens"] == "required"
+    assert database.metadata_options["HttpPutResponseHopLimit"] == 2
+    assert "State" not in database.metadata_options
+    assert database.termination_protection is True
+    assert database.architecture == "x86_64"
+    assert dict(database.tags) == {"Name": "shop-db", "app": "shop", "tier": "db"}
+
+
+def test_volumes_keep_their_size_speed_and_key(estate: Estate, found: Group) -> None:
+    """Root first, then by device; iops and throughput only where a new volume takes them; the KMS key by ARN."""
+    root, secret, fast = found.tier("db").instances[0].volumes
+    assert (root.root, root.device, root.key) == (
+        True,
+        found.tier("db").instances[0].root_device,
+        f"shop-db{root.device}",
+    )
+    assert (secret.key, secret.encrypted, secret.kms_key) == ("shop-db/dev/sdf", True, estate.key)
+    assert (fast.key, fast.size_gib, fast.type) == ("shop-db/dev/sdg", 10, "gp3")
+    assert (fast.iops, fast.throughput, fast.encrypted) == (4000, 250, False)
+    assert fast.delete_on_termination is False
+    assert {volume.zone for volume in (root, secret, fast)} == {estate.ground.zone}
+
+
+def test_machines_of_one_name_are_told_apart_by_their_ids(estate: Estate, found: Group) -> None:
+    """A name that two members share can't be a key."""
+    assert [one.key for one in found.tier("app").instances] == sorted(estate.twins)
+
+
+def test_the_member_tag_beats_the_name(estate: Estate) -> None:
+    """A standby built by us keeps the key of the machine it stands for."""
+    first = estate.twins[0]
+    tag = {"Key": "drpilot:member", "Value": "shop-app-one"}
+    estate.ground.call("CreateTags", Resources=[first], Tags=[tag])
+    try:
+        keys = {one.id: one.key for one in members(estate.site, GROUP).tier("app").instances}
+        assert keys[first] == "shop-app-one"
+    finally:
+        estate.ground.call("DeleteTags", Resources=[first], Tags=[tag])
+
+
+def test_a_scaling_group_is_read_through_its_template(estate: Estate, found: Group) -> None:
+    """The version in use is resolved; image, type, user data, key and groups come from it."""
+    group = found.tier("web").scaling_group
+    network = estate.ground.base
+    assert group is not None
+    version = "1" if estate.ground.name == "moto" else "2"
+    assert (group.key, group.template, group.template_version) == ("shop-web", "shop-web", version)
+    assert (group.image, group.type, group.user_data) == (network["image"], "t3.small", WEB_DATA)
+    assert (group.minimum, group.desired, group.maximum) == (1, 2, 4)
+    assert set(group.subnets) == {network["subnet"], network["second"]}
+    assert (group.security_groups, group.key_pair) == (("shop",), "ops")
+    assert group.target_groups == ("shop-web",)
+    assert (group.health_check, group.grace_s) == ("ELB", 90)
+    assert group.metadata_options["HttpTokens"] == "required"
+    assert dict(group.tags) == {"app": "shop", "tier": "web"}
+    assert group.template_id.startswith("lt-")
+
+
+def test_a_load_balancer_is_read_with_its_listener_and_targets(estate: Estate, found: Group) -> None:
+    """Listener, target group and health check, groups by name."""
+    balancer = found.tier("web").load_balancer
+    network = estate.ground.base
+    assert balancer is not None
+    assert (balancer.key, balancer.port, balancer.protocol) == ("shop-lb", 80, "HTTP")
+    assert (balancer.target_group, balancer.target_port, balancer.target_protocol) == (
+        "shop-web",
+        8080,
+        "HTTP",
+    )
+    assert balancer.health_path == "/healthz"
+    assert balancer.health["HealthCheckIntervalSeconds"] == 7
+    assert set(balancer.subnets) == {network["subnet"], network["second"]}
+    assert balancer.security_groups == ("shop",)
+    assert balancer.dns
+    assert balancer.arn.startswith("arn:aws:elasticloadbalancing:")
+
+
+def test_members_survive_the_journal(found: Group) -> None:
+    """The group with its members goes to plain JSON and back unchanged, as a plan freezes it."""
+    assert from_plain(Group, to_plain(found)) == found
+
+
+def test_members_can_be_named_by_id(estate: Estate) -> None:
+    """A tier by ids finds exactly those."""
+    group = replace(GROUP, tiers=(Tier("db", selector=Selector(ids=(estate.database, estate.batch))),))
+    assert [one.key for one in members(estate.site, group).tier("db").instances] == ["shop-batch", "shop-db"]
+
+
+def test_wildcards_in_a_selector_stand_for_themselves(estate: Estate) -> None:
+    """`sh*` selects what is tagged `sh*` and not everything that begins with `sh`."""
+    group = replace(GROUP, tiers=(Tier("odd", selector=Selector(tag="app=sh*")),))
+    assert [one.key for one in members(estate.site, group).tier("odd").instances] == ["other"]
+    assert tag_filter("a=b\\*?=c") == {"Name": "tag:a", "Values": ["b\\\\\\*\\?=c"]}
+
+
+@pytest.mark.parametrize(
+    ("tier", "said"),
+    [
+        (Tier("cache", selector=Selector(tag="tier=cache")), "tag tier=cache"),
+        (Tier("cache", selector=Selector(ids=("i-0123456789abcdef0",))), "i-0123456789abcdef0"),
+        (Tier("cache", scaling_group_name="shop-cache"), "scaling group shop-cache"),
+        (Tier("cache", load_balancer_name="shop-cache"), "load balancer shop-cache"),
+    ],
+)
+def test_a_tier_that_finds_nothing_is_refused(estate: Estate, tier: Tier, said: str) -> None:
+    """A misspelt tag or name must not protect an empty tier."""
+    with pytest.raises(DrpilotError) as caught:
+        members(estate.site, replace(GROUP, tiers=(tier,)))
+    assert caught.value.word == "no-members"
+    assert said in caught.value.why
+
+
+def test_one_missing_id_of_several_is_refused(estate: Estate) -> None:
+    """Half a tier is no tier."""
+    tier = Tier("db", selector=Selector(ids=(estate.database, "i-0123456789abcdef0")))
+    with pytest.raises(DrpilotError, match="i-0123456789abcdef0"):
+        members(estate.site, replace(GROUP, tiers=(tier,)))
+
+
+# -- what no tier covers ---------------------------------------------------------------------------------
+
+
+def test_what_belongs_to_no_tier_is_listed(estate: Estate, found: Group) -> None:
+    """The batch machine carries the group's tag; members, their scaling group, drills and the dead do not
+    count.
+    """
+    (finding,) = unprotected(estate.site, found)
+    assert (finding.word, finding.severity) == ("unprotected-resource", "warning")
+    assert estate.batch in finding.message
+    assert "shop-batch" in finding.message
+
+
+def test_forgotten_groups_and_balancers_are_listed_too(estate: Estate, found: Group) -> None:
+    """A scaling group and a load balancer without a tier are found by their tags."""
+    partial = replace(found, tiers=found.tiers[:2])
+    said = " ".join(one.message for one in unprotected(estate.site, partial))
+    assert "scaling group shop-web" in said
+    assert "load balancer shop-lb" in said
+
+
+def test_without_a_tag_it_is_guessed_from_the_members(estate: Estate, found: Group) -> None:
+    """All members share app=shop; without any member nothing is guessed."""
+    assert unprotected(estate.site, replace(found, tag=None)) == unprotected(estate.site, found)
+    assert unprotected(estate.site, replace(GROUP, tag=None)) == ()
+
+
+# -- survey ----------------------------------------------------------------------------------------------
+
+
+def test_a_survey_sorts_what_runs_by_tier(estate: Estate) -> None:
+    """What carries the tag, by the value of the tag `tier`, described as members are."""
+    seen = survey(estate.site, "app=shop")
+    assert sorted(seen.tiers) == ["", "app", "db", "web"]
+    assert [one.key for one in seen.tiers["db"].instances] == ["shop-db"]
+    assert [one.id for one in seen.tiers[""].instances] == [estate.batch]
+    assert [one.key for one in seen.tiers["web"].scaling_groups] == ["shop-web"]
+    assert [one.key for one in seen.tiers["web"].load_balancers] == ["shop-lb"]
+
+
+def test_a_survey_lists_what_machines_can_be_built_from(estate: Estate) -> None:
+    """Zones, subnets, key pairs, security groups, types and KMS keys, for the guesses of a draft."""
+    seen = survey(estate.site)
+    assert estate.ground.zone in seen.zones
+    assert {estate.ground.base["subnet"], estate.ground.base["second"]} <= {
+        subnet.id for subnet in seen.subnets
+    }
+    assert "ops" in seen.key_pairs
+    assert "shop" in seen.security_groups
+    assert "t3.micro" in seen.types
+    assert estate.key in seen.kms_keys
+    assert seen.tiers == {}
+    assert seen.untold == {}
+
+
+class _Denying:
+    """A site of a cloud that denies one listing; everything else is the real site."""
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        self.name, self.region, self.account = site.name, site.region, site.account
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        return self._site.capabilities
+
+    def call(self, service: str, operation: str, params: Json, *, token: str | None = None) -> Json:
+        return self._site.call(service, operation, params, token=token)
+
+    def pages(self, service: str, operation: str, params: Json) -> Iterator[Json]:
+        if operation == "DescribeKeyPairs":
+            raise CloudError(FailureClass.AUTH, "UnauthorizedOperation", "no", happened="no")
+        return self._site.pages(service, operation, params)
+
+
+def test_a_survey_goes_on_without_a_list_it_may_not_see(estate: Estate) -> None:
+    """One denied listing is named; the others are still there."""
+    seen = survey(_Denying(estate.site))
+    assert seen.key_pairs == ()
+    assert "UnauthorizedOperation" in seen.untold["ec2:DescribeKeyPairs"]
+    assert seen.zones
+
+
+# -- what can't be carried -------------------------------------------------------------------------------
+
+
+def _whole_map(estate: Estate) -> Map:
+    network = estate.ground.base
+    return Map(
+        zones={estate.ground.zone: "a"},
+        subnets={network["subnet"]: "s1", network["second"]: "s2"},
+        types={"t3.micro": "t3.micro", "t3.small": "t3.small"},
+        keys={"ops": "ops"},
+        security_groups={"shop": "shop"},
+        kms_keys={estate.key.rsplit("/", 1)[-1]: "arn:away"},
+        profiles={"shop-db": "shop-db"},
+    )
+
+
+def test_a_whole_map_leaves_nothing_behind(estate: Estate, found: Group) -> None:
+    """With a partner for everything there is no finding; a KMS key may be named by its id."""
+    assert carried(found, _whole_map(estate), "away") == ()
+
+
+def test_each_missing_partner_is_one_finding(estate: Estate, found: Group) -> None:
+    """An empty map names every kind once for each name, with the place in the file to mend."""
+    findings = carried(found, Map(), "away")
+    assert {one.word for one in findings} == {"unmapped"}
+    assert {one.severity for one in findings} == {"error"}
+    assert {one.where for one in findings} == {
+        f"map.{kind}"
+        for kind in ("zones", "subnets", "types", "keys", "security_groups", "kms_keys", "profiles")
+    }
+    assert len({one.message for one in findings}) == len(findings)
+    assert any(estate.key in one.message for one in findings)
+
+
+def test_a_tier_that_names_its_sizes_needs_no_type_in_the_map(estate: Estate, found: Group) -> None:
+    """`size` and `grow` say what is built; a mapped type would say it twice."""
+    sized = replace(found.tier("db"), standby=StandbySize(size="t3.small", grow="m5.large"))
+    only = replace(found, tiers=(sized,))
+    assert carried(only, replace(_whole_map(estate), types={}), "away") == ()
+
+
+def test_product_codes_forbid_the_copy() -> None:
+    """A marketplace image can't be copied to another account: an error before the night it is needed."""
+    instance = Instance("db", "i-1", "t", "z", "s", "ami-1", "running", product_codes=("marketplace:abc",))
+    scaling = ScalingGroup("web", "ami-2", "t", 0, 2, 1, product_codes=("marketplace:def",))
+    tiers = (Tier("db", instances=(instance,)), Tier("web", scaling_group=scaling))
+    group = replace(GROUP, tiers=tiers)
+    mapping = Map(zones={"z": "z"}, subnets={"s": "s"}, types={"t": "t"})
+    findings = carried(group, mapping, "away")
+    assert [(one.word, one.severity, one.where) for one in findings] == [
+        ("carried-with-loss", "error", "tiers.db"),
+        ("carried-with-loss", "error", "tiers.web"),
+    ]
+    assert "marketplace:abc" in findings[0].message
+
+
+def test_what_a_standby_will_lack_is_said(estate: Estate, found: Group) -> None:
+    """The second listener of the load balancer is not carried."""
+    said = [one.message for one in uncarried(estate.site, found)]
+    assert said == ["load balancer shop-lb: listener 8443 is not carried"]
+
+
+def test_a_key_is_found_under_each_of_its_names() -> None:
+    """A map may name a KMS key by ARN, id or alias."""
+    arn = "arn:aws:kms:eu-west-1:1:key/abc"
+    assert partner({arn: "x"}, arn) == "x"
+    assert partner({"abc": "x"}, arn) == "x"
+    assert partner({"alias/aws/ebs": "x"}, "alias/aws/ebs") == "x"
+    assert partner({"other": "x"}, arn) is None
+
+
+def test_values_are_the_domains_own(found: Group) -> None:
+    """Discovery hands back the domain's values and no mapping of the API."""
+    assert all(isinstance(one, Instance) for tier in found.tiers for one in tier.instances)
+    assert isinstance(found.tier("web").load_balancer, LoadBalancer)
+
+
+def test_a_site_that_fails_says_so(estate: Estate) -> None:
+    """An unreachable site is a CloudError, never an empty tier."""
+    dead: Any = replace(estate.ground.door, url="http://127.0.0.1:9", prepare=None, account=None).open()
+    with pytest.raises(CloudError) as caught:
+        members(dead, GROUP)
+    assert caught.value.happened == "no"

@@ -1,0 +1,1 @@
+"""Tests of the project itself: its tables, its layers, its pages, its files."""
