@@ -47,14 +47,17 @@ def identifiers(value: Any) -> set[str]:
 def leftovers(rows: Iterable[Row], before: Iterable[tuple[str, str]], owned: set[str]) -> list[str]:
     """What is new since `before` ((site, id) pairs), that no owner accounts for.
 
-    What belongs to an owned thing is accounted for by it: volumes and interfaces attached to an owned instance,
-    instances of an owned scaling group, listeners of an owned balancer.
+    What belongs to an owned thing is accounted for by it: volumes attached to an owned instance, instances of an owned
+    scaling group, listeners of an owned balancer, the snapshots under an owned image. The fence's deny-all group stands
+    as long as the group is protected.
     """
     known = set(before)
     everything = [row for row in rows if not row["default"]]
-    accounted = {row["id"] for row in everything if row["id"] in owned or (row["site"], row["id"]) in known}
+    accounted = {row["id"] for row in everything if (row["site"], row["id"]) in known or "drpilot:fence" in row["tags"]}
+    accounted |= owned
     while True:
-        grown = {row["id"] for row in everything if row["id"] not in accounted and _parents(row) & (accounted | owned)}
+        beneath = {text for row in everything if row["id"] in accounted for text in _children(row)}
+        grown = {row["id"] for row in everything if row["id"] in beneath or _parents(row) & accounted} - accounted
         if not grown:
             break
         accounted |= grown
@@ -65,14 +68,19 @@ def leftovers(rows: Iterable[Row], before: Iterable[tuple[str, str]], owned: set
     ]
 
 
+def _children(row: Row) -> set[str]:
+    return identifiers(row["row"].get("BlockDeviceMappings", [])) if row["kind"] == "image" else set()
+
+
 def _parents(row: Row) -> set[str]:
-    body, kind = row["row"], row["kind"]
-    if kind == "volume":
-        return {each.get("InstanceId", "") for each in body.get("Attachments", [])} - {""}
-    if kind == "instance":
-        return {row["tags"].get("aws:autoscaling:groupName", "")} - {""}
-    if kind == "listener":
-        return {body.get("LoadBalancerArn", "")} - {""}
-    if kind == "snapshot":
-        return set()
-    return set()
+    body = row["row"]
+    match row["kind"]:
+        case "volume":
+            found = {each.get("InstanceId", "") for each in body.get("Attachments", [])}
+        case "instance":
+            found = {row["tags"].get("aws:autoscaling:groupName", "")}
+        case "listener":
+            found = {body.get("LoadBalancerArn", "")}
+        case _:
+            found = set()
+    return found - {""}

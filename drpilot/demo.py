@@ -15,13 +15,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from drpilot import census, report
-from drpilot.base.errors import DrpilotError
-from drpilot.base.units import format_duration
+from drpilot import census
+from drpilot.base.ids import canonical
 from drpilot.domain.run import RunView
 from drpilot.journal.chain import Event
 from drpilot.lab import shop
 from drpilot.practice import Lab
+from drpilot.report import Phase, Story, Totals, build, gather, story_html, story_json
 from drpilot.services.attend import attend, verdict
 from drpilot.services.begin import Asking, Typed, begin, consent, propose
 from drpilot.services.house import House
@@ -29,20 +29,9 @@ from drpilot.services.protect import protect
 from drpilot.services.steer import Order, order
 from drpilot.wiring import open_house
 
-__all__ = ["Phase", "Reporter", "tell"]
+__all__ = ["Reporter", "tell"]
 
 GROUP = "shop"
-GATE_S = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class Phase:
-    """One line of the story: what was done, how it ended (`ok`, `failed`, `-`), and how long by the journal."""
-
-    name: str
-    text: str
-    result: str
-    seconds: float
 
 
 @dataclass(slots=True)
@@ -83,7 +72,8 @@ class _Story:
         yield told
         ended = self.noted(f"demo: {name} ended")
         seconds = told.get("seconds", (ended - started).total_seconds() if started else 0.0)
-        phase = Phase(name, told["text"], told["result"], round(seconds, 3))
+        number = len(self.phases) + 1
+        phase = Phase(number, name, told["result"], round(seconds, 3), told["text"], told.get("run"))
         self.phases.append(phase)
         self.reporter.ended(phase)
 
@@ -155,7 +145,7 @@ def _told(story: _Story) -> dict[str, Any]:
     _drill(story)
     _dies(story)
     failover = _failover(story)
-    _data(story, failover)
+    _data(story)
     _commit(story, failover)
     _heal(story)
     _reprotect(story)
@@ -177,14 +167,14 @@ def _replicate(story: _Story) -> None:
     with story.phase("replicate") as told:
         view = story.run("replicate")
         ready = [standby for standby in story.house.journal.standbys(GROUP) if standby.state == "ready"]
-        told["seconds"] = seconds_of(view)
+        told.update(seconds=seconds_of(view), run=view.name)
         told["text"] = f"point {view.plan.point} complete; {len(ready)} standbys ready on away"
 
 
 def _drill(story: _Story) -> None:
     with story.phase("drill") as told:
         view = story.run("drill")
-        told["seconds"] = seconds_of(view)
+        told.update(seconds=seconds_of(view), run=view.name)
         checks = [check for step in view.steps.values() for check in (step.output or {}).get("checks", [])]
         passed = sum(bool(check.get("ok")) for check in checks)
         tags = [row for row in story.inventory() if row["tags"].get("drpilot:run") == view.id]
@@ -212,7 +202,7 @@ def _failover(story: _Story) -> RunView:
         return view
 
 
-def _data(story: _Story, failover: RunView) -> None:
+def _data(story: _Story) -> None:
     with story.phase("data") as told:
         site = story.house.site("away")
         filters = [
@@ -227,9 +217,6 @@ def _data(story: _Story, failover: RunView) -> None:
         readings = [each for each in story.lab.read_back("away", volumes) if each.index is not None]
         story.facts["data_verified"] = shop.verified(readings, story.lab.built()["data"])
         blocks = sum(each.blocks for each in readings)
-        beats = [each.heartbeat.at for each in readings if each.heartbeat is not None]
-        if beats and story.outage_at is not None:
-            story.facts["newest_write_seconds_before_outage"] = round((story.outage_at - max(beats)).total_seconds(), 3)
         told["text"] = f"{blocks:,} blocks read back on away, {'all equal' if story.facts['data_verified'] else 'NOT EQUAL'}"
         told["result"] = "ok" if story.facts["data_verified"] else "failed"
 
@@ -245,7 +232,7 @@ def _heal(story: _Story) -> None:
     with story.phase("home back") as told:
         story.lab.control("home", "heal")
         view = story.run("fence")
-        told["seconds"] = seconds_of(view)
+        told.update(seconds=seconds_of(view), run=view.name)
         state = story.house.journal.group(GROUP).fences["home"]["state"]
         told["text"] = f"{state}, invalidated, nothing of it taken over"
         told["result"] = "ok" if state == "fenced" else "failed"
@@ -254,7 +241,7 @@ def _heal(story: _Story) -> None:
 def _reprotect(story: _Story) -> None:
     with story.phase("reprotect") as told:
         view = story.run("reprotect")
-        told["seconds"] = seconds_of(view)
+        told.update(seconds=seconds_of(view), run=view.name)
         told["text"] = "away → home, first reverse point"
 
 
@@ -262,7 +249,7 @@ def _failback(story: _Story) -> None:
     with story.phase("failback") as told:
         story.house.journal.acknowledge(GROUP, story.house.person, "the demo goes home")
         view = story.run("switchover", Asking(reason="the demo goes home"))
-        told["seconds"] = seconds_of(view)
+        told.update(seconds=seconds_of(view), run=view.name)
         story.answer("commit", view)
         story.run("reprotect")
         group = story.house.journal.group(GROUP)
@@ -281,23 +268,23 @@ def _document(story: _Story, failover: RunView) -> dict[str, Any]:
     assert point.captured_at is not None
     rto_s = (story.facts["answered_at"] - story.outage_at).total_seconds()
     group = house.journal.group(GROUP).group
-    document: dict[str, Any] = {
-        "result": "ok" if all(phase.result in ("ok", "-") for phase in story.phases) and not twice and not left else "failed",
-        "phases": [
-            {"name": phase.name, "result": phase.result, "seconds": phase.seconds, "text": phase.text}
-            for phase in story.phases
-        ],
-        "rto_seconds": round(rto_s, 3),
-        "rto_objective_seconds": group.objectives.rto_s,
-        "rpo_seconds": round((story.outage_at - point.captured_at).total_seconds(), 3),
-        "rpo_objective_seconds": group.objectives.rpo_s,
-        "data_verified": bool(story.facts.get("data_verified")),
-        "duplicates": len(twice),
-        "leftovers": len(left),
-        "duplicate_resources": twice,
-        "leftover_resources": left,
-        "newest_write_seconds_before_outage": story.facts.get("newest_write_seconds_before_outage"),
-    }
+    totals = Totals(
+        rto_seconds=round(rto_s, 3),
+        rpo_seconds=round((story.outage_at - point.captured_at).total_seconds(), 3),
+        rto_objective_seconds=group.objectives.rto_s,
+        rpo_objective_seconds=group.objectives.rpo_s,
+        data_verified=bool(story.facts.get("data_verified")),
+        duplicates=len(twice),
+        leftovers=len(left),
+    )
+    now = house.clock.now()
+    reports = tuple(build(gather(house.journal, name), now) for name in story.runs)
+    page = Story("One command: home → away and home again", now, tuple(story.phases), totals, reports)
+    path = story.lab.folder / "report.html"
+    path.write_text(story_html(page))
+    document = story_json(page, report=str(path))
+    document |= {"duplicate_resources": twice, "leftover_resources": left}
+    path.with_suffix(".json").write_text(canonical(document))
     return document
 
 
@@ -308,7 +295,8 @@ def _owned(house: House) -> set[str]:
         owned |= census.identifiers([dict(replica.facts) for replica in point.replicas])
     for standby in house.journal.standbys(GROUP):
         owned |= census.identifiers(dict(standby.facts))
+    witness = house.configuration.witness
+    if witness is not None:
+        owned.add(f"{witness.bucket}/{GROUP}.json")
     return owned - {""}
 
-
-_ = (report, DrpilotError, format_duration, GATE_S)

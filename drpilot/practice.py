@@ -5,6 +5,7 @@ its own with drpilot.yaml and shop.yaml, so that `--lab` on any command means th
 from __future__ import annotations
 
 import json
+import shutil
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from drpilot.clouds.session import Clients, SiteSettings
 from drpilot.inventory import configuration
 from drpilot.lab import shop
 from drpilot.lab.faults import KINDS
-from drpilot.lab.process import LabError, SiteAccess, World
+from drpilot.lab.process import DEFAULT_SPEED, LabError, SiteAccess, World
 
 __all__ = ["Lab"]
 
@@ -57,7 +58,7 @@ class Lab:
         """Start the three processes; the first time also build the shop and write the files."""
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         with _named():
-            sites = self.world.up(**({"speed": speed} if speed is not None else {}))
+            sites = self.world.up(speed=speed if speed is not None else DEFAULT_SPEED)
         if self.shop_file.exists():
             return Started(sites, built=False)
         self._write_configuration(sites)
@@ -110,6 +111,11 @@ class Lab:
     def down(self) -> list[str]:
         """Stop the processes; the state stays."""
         return self.world.down()
+
+    def reset(self) -> None:
+        """Stop the processes and remove everything, the lab's journal included; `up` builds it anew."""
+        self.down()
+        shutil.rmtree(self.folder, ignore_errors=False)
 
     def read_back(self, site: str, volumes: list[str]) -> list[shop.Reading]:
         """Read data volumes straight from a simulated cloud's folder, by a reader of its own."""

@@ -132,7 +132,7 @@ def _rows() -> dict[str, Row]:
         Row("DRP-8001", "cloud-failure", 1, "{site}: {operation} failed: {code}", "The cloud answered a call with an error.", "drpilot run show; then retry"),
         Row("DRP-8002", "cloud-unknown", 4, "{site}: the answer to {operation} was lost", "The call may or may not have happened.", "drpilot run resume looks before it repeats"),
         # 90xx
-        Row("DRP-9001", "bug", 70, "internal error: {what}", "A condition that must always hold did not. Nothing further was written.", "please report it with the report file named here: {report}"),
+        Row("DRP-9001", "bug", 70, "internal error: {what}", "A condition that must always hold did not. Nothing further was written.", "please report it; what drpilot knew is in {report}"),
     ]  # fmt: skip
     table = {row.word: row for row in rows}
     codes = {row.code for row in rows}

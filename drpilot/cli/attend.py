@@ -20,6 +20,7 @@ from drpilot.cli.session import Session
 
 if TYPE_CHECKING:
     from drpilot.domain.run import RunView
+    from drpilot.journal.views import GroupView
     from drpilot.services.house import House
 
 __all__ = ["closing", "follow", "left", "run_watch"]
@@ -108,10 +109,14 @@ def _words(session: Session, view: RunView, times: dict[str, float | None]) -> l
     else:
         if measured:
             lines.append(measured)
-        lines.append(
-            f"{view.group} is {group.state.replace('_', ' ')}, active on {group.active}, epoch {group.epoch}"
-        )
+        lines.append(f"{view.group} is {_stands(group)}, epoch {group.epoch}")
     return lines
+
+
+def _stands(group: GroupView) -> str:
+    if group.state == "active_unprotected":
+        return f"active on {group.active} and UNPROTECTED"
+    return f"{group.state.replace('_', ' ')}, active on {group.active}"
 
 
 def _time(name: str, seconds: float) -> str:

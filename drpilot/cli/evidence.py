@@ -80,7 +80,7 @@ def _blocks(report: Report, now: datetime) -> list[Any]:
         if line.state in ("failed", "ignored", "undo_failed", "unknown")
     ]
     blocks += [
-        f"       {one.step} {one.name}: expected {one.expected}, observed {one.observed}"
+        f"       {' '.join(filter(None, (one.step, one.name)))}: expected {one.expected}, observed {one.observed}"
         for one in report.verification
         if not one.ok
     ]

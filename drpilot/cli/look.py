@@ -114,7 +114,10 @@ def _failing(told: IfItFailedNow) -> str:
 def _under(row: Row, now: datetime) -> list[str]:
     lines = [f"{row.group}: {run.text}" for run in row.live]
     lines += [f"{row.group}:   {note}" for run in row.live for note in run.notes]
+    told = {run.text for run in row.live}
     for problem in row.problems:
+        if problem.text in told:
+            continue
         since = f" since {moment(problem.since, now)}" if problem.since is not None else ""
         lines.append(f"{row.group}: {problem.text}{since}")
     return lines

@@ -33,6 +33,11 @@ _GOING = frozenset({"running", "waiting", "unknown", "undoing"})
 _LIVE_ROWS = 12
 
 
+def _flat(text: str) -> str:
+    """One line of a note."""
+    return " ".join(text.split())
+
+
 class Progress:
     """Told each new view of a run (`seen`); a context manager, because a live display must be taken down again."""
 
@@ -111,7 +116,7 @@ class Progress:
             else ""
         )
         word = step.state if step.state != "succeeded" else ""
-        note = "  ".join(part for part in (word, failure or step.note) if part)
+        note = "  ".join(part for part in (word, _flat(failure or step.note)) if part)
         mark = self._terminal.mark(_KINDS[step.state])
         label = step.planned.title or step.path
         return f"{number:>3}/{total} {mark} {label}{f'  {note}' if note else ''}{took}"
@@ -158,7 +163,7 @@ class Progress:
                 part = step.progress if step.progress <= 1.0 else step.progress / 100.0
                 bar = ProgressBar(total=1.0, completed=part, width=24)
             took = format_duration(round(elapsed)) if elapsed is not None and elapsed >= 1 else ""
-            grid.add_row("    …", step.planned.title or step.path, bar, step.note, took)
+            grid.add_row("    …", step.planned.title or step.path, bar, _flat(step.note), took)
         if len(going) > _LIVE_ROWS:
             grid.add_row("    …", f"and {len(going) - _LIVE_ROWS} more", "", "", "")
         return grid

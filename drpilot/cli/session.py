@@ -25,7 +25,7 @@ from drpilot.cli.terminal import Terminal
 if TYPE_CHECKING:
     from drpilot.services.house import House
 
-__all__ = ["Session", "bug", "conduct", "redacted", "refuse"]
+__all__ = ["Session", "bug", "conduct", "perform", "redacted", "refuse"]
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _COMMAND = re.compile(r"drpilot (?!lab\b|explain\b)[a-z](?:[^;(\"]|\"[^\"]*\")*")
@@ -99,9 +99,14 @@ class Session:
 
 
 def conduct(function: Callable[..., Any], common: Common, values: Mapping[str, Any]) -> int:
-    """Carry out one command; the exit code."""
+    """Carry out one command as Typer calls it; the exit code."""
     terminal = Terminal(json=common.output is Output.JSON, no_input=common.no_input, lab=common.lab)
-    session = Session(common, terminal)
+    return perform(Session(common, terminal), function, values)
+
+
+def perform(session: Session, function: Callable[..., Any], values: Mapping[str, Any]) -> int:
+    """One command within its session: its answer or its error on the terminal, and the exit code."""
+    terminal = session.terminal
     try:
         answer = function(session, **values)
         if isinstance(answer, Answer):
@@ -111,7 +116,7 @@ def conduct(function: Callable[..., Any], common: Common, values: Mapping[str, A
     except BrokenPipeError:
         return _closed()
     except DrpilotError as error:
-        return refuse(_lab_hints(error, common), terminal, session.beside)
+        return refuse(_lab_hints(error, session.common), terminal, session.beside)
     except KeyboardInterrupt:
         return refuse(_interrupted(session), terminal, session.beside)
     except Exception as error:  # noqa: BLE001 - the process's edge: a bug is reported, never a traceback

@@ -75,7 +75,7 @@ def _refused(view: RunView, kind: str, why: str) -> DrpilotError:
 
 
 def _already(session: Session, view: RunView, word: str, text: str) -> Answer:
-    return Answer({"result": word, **run_document(view)}, (text,), session.command(f"status {view.group}"))
+    return Answer({**run_document(view), "result": word}, (text,), session.command(f"status {view.group}"))
 
 
 # -- answers about a group ----------------------------------------------------------------------------------------

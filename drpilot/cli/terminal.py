@@ -23,7 +23,15 @@ MARKS = {
     "going": ("…", "..."),
     "left out": ("-", "-"),
 }
-_COLOURS = {"ok": "32", "warning": "33", "bad": "31", "going": "36", "strong": "1", "faint": "2", "left out": "2"}
+_COLOURS = {
+    "ok": "32",
+    "warning": "33",
+    "bad": "31",
+    "going": "36",
+    "strong": "1",
+    "faint": "2",
+    "left out": "2",
+}
 _NARROW = {"✓": "ok", "✗": "x", "…": "...", "→": "->", "≤": "<=", "×": "x", "·": "-", "—": "-", "↶": "<-"}
 
 

@@ -91,6 +91,7 @@ POINT = Family(
         _t("available,proven", "quarantine", "quarantined", "reason_given"),
         _t("available,proven,quarantined,failed", "expire", "expiring", "", "pinned last_available last_proven"),
         _t("expiring", "deleted", "deleted", "unseen"),
+        _t("requested,capturing,copying,converting,available,proven,failed,quarantined,expiring", "group retired", "deleted", "unseen"),
     ),
 )
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from drpilot.base.errors import DrpilotError
 from drpilot.base.ids import token
+from drpilot.domain.ports import Move
 from drpilot.domain.run import Decision, Failure, Intent, Outcome, RunView, StepView
 from drpilot.engine import gates, orders, undoing
 from drpilot.engine.draft import NEED_FAILED, OPEN, Draft
@@ -272,6 +273,7 @@ def _end(draft: Draft) -> None:
             return
         if not always:
             draft.run_move("finish", result=_result(draft))
+            _close_group(draft)
             return
         draft.run_move("clean")
     if any(step.state in OPEN for step in always):
@@ -282,6 +284,13 @@ def _end(draft: Draft) -> None:
         draft.run_move("not empty", reason="something the run made could not be removed")
         return
     draft.run_move("cleaned", result=_result(draft))
+
+
+def _close_group(draft: Draft) -> None:
+    """The lifecycle event a mode ends its group with, as its row says (`retire`)."""
+    event = draft.view.facts.get("at_end")
+    if event and draft.result in ("succeeded", "succeeded_with_warnings"):
+        draft.add(Move("group", draft.view.group, str(event), dict(draft.view.facts.get("end_facts", {}))))
 
 
 def _result(draft: Draft) -> str:

@@ -376,6 +376,17 @@ class Writer:
         group.changed_at = micros(self.now)
         self.session.add(group)
         self.session.flush()
+        if move.event == "retire":
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """With the group go its points and standbys: the run before saw that nothing of them is left."""
+        points = self.session.exec(select(PointRow).where(PointRow.group == self.group, PointRow.state != "deleted"))
+        for point in points.all():
+            self.move(Move("point", point.id, "group retired", {"unseen": True}))
+        standbys = self.session.exec(select(StandbyRow).where(StandbyRow.group == self.group))
+        for standby in standbys.all():
+            self.move(Move("standby", f"{standby.tier}@{standby.site}", "retire", unless=("retired", "active")))
 
     def _group_facts(self, group: GroupRow) -> dict[str, bool]:
         cooldown = timedelta(seconds=from_plain(Group, unpack(group.body)).cooldown_s)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import threading
 import traceback
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -61,6 +62,9 @@ __all__ = [
 ]
 
 
+_CALLS_KEPT = 50_000
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """What a site is from its creation. `keys` maps access key ids to secrets."""
@@ -88,7 +92,8 @@ class Cloud:
         self._tables = Tables(self.store)
         self.faults = Faults(self._tables.table("faults"))
         self.buckets: dict[str, Bucket] = {}
-        self.calls: list[dict[str, Any]] = []
+        self.calls: deque[dict[str, Any]] = deque(maxlen=_CALLS_KEPT)
+        self.calls_total = 0
         self.errors: list[str] = []
         self.peers: dict[str, Peer] = {}
         self.find_peer: Callable[[str], Peer | None] = lambda name: None
@@ -320,7 +325,8 @@ class Cloud:
             "outcome": "running",
         }
         with self.lock:
-            entry["number"] = len(self.calls) + 1
+            self.calls_total += 1
+            entry["number"] = self.calls_total
             self.calls.append(entry)
         return entry
 
@@ -447,6 +453,7 @@ class Cloud:
             self.store.wipe()
             self._reload()
             self.calls.clear()
+            self.calls_total = 0
             self._agenda.hooks.clear()
             self._found()
 

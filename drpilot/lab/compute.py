@@ -70,8 +70,14 @@ def describe_instances(cloud: Cloud, params: dict[str, Any]) -> dict[str, Any]:
             row["_reservation"],
             {"ReservationId": row["_reservation"], "OwnerId": cloud.owned(), "Groups": [], "Instances": []},
         )
-        entry["Instances"].append(row)
+        entry["Instances"].append({**row, "NetworkInterfaces": _cards(cloud, row)})
     return {"Reservations": list(reservations.values()), "NextToken": token}
+
+
+def _cards(cloud: Cloud, row: Row) -> list[Row]:
+    """An instance's interfaces as they are now, with addresses bound meanwhile."""
+    now = cloud.table("interfaces").peek()
+    return [now.get(item["NetworkInterfaceId"], item) for item in row["NetworkInterfaces"]]
 
 
 @action("ec2", "DescribeInstanceStatus")

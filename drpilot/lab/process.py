@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -79,10 +80,17 @@ def _write(path: Path, text: str, mode: int = 0o600) -> None:
     os.replace(draft, path)
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def _free_ports(count: int, chance: Chance) -> list[int]:
+    """Different free ports below the range the system takes for outgoing connections: during an outage a site's
+    port is closed for a while, and nobody else may get it meanwhile."""
+    found: list[int] = []
+    while len(found) < count:
+        port = 18_000 + chance.bits(16) % 14_000
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            if port not in found:
+                found.append(port)
+    return found
 
 
 class World:
@@ -112,7 +120,7 @@ class World:
             if (home / "site.json").exists():
                 continue
             entry = _fresh_entry(name, speed, seed, Chance())
-            entry.update(api_port=_free_port(), control_port=_free_port())
+            entry.update(zip(("api_port", "control_port"), _free_ports(2, Chance()), strict=True))
             home.mkdir(exist_ok=True)
             _write(home / "site.json", json.dumps(entry, indent=2))
         self._write_world({})
@@ -270,10 +278,29 @@ class World:
         return {name: self.answers(name) for name in self._entries()}
 
     def reset(self) -> None:
-        """Make every running site as on the first day; keys and ports stay."""
+        """Make every site as on the first day, whether it runs or not; keys and ports stay."""
         for name in self._entries():
             if self.answers(name) is not None:
                 self.control(name, "reset")
+                continue
+            home = self.directory / "sites" / name
+            for part in ("blocks", "volumes", "labels"):
+                shutil.rmtree(home / part, ignore_errors=True)
+            for path in home.glob("rows.sqlite*"):
+                path.unlink()
+
+    def save(self, label: str) -> None:
+        """Keep the state of all running sites under `label`."""
+        for name in self._running():
+            self.control(name, "snapshot", label=label)
+
+    def restore(self, label: str) -> None:
+        """Put the state of all running sites back to `label`, faults included."""
+        for name in self._running():
+            self.control(name, "restore", label=label)
+
+    def _running(self) -> list[str]:
+        return [name for name in self._entries() if self.answers(name) is not None]
 
     def control(self, name: str, command: str, **payload: Any) -> dict[str, Any]:
         """Ask a site's control plane, e.g. `control("home", "break", fault="lost-reply:ec2.RunInstances@1")`;

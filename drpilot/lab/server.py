@@ -198,6 +198,10 @@ class Site:
         self.control_port = int(self._control.server_address[1])
         self._api: _Server | None = _Server(ports[0], _ApiHandler, self)
         self.api_port = int(self._api.server_address[1])
+        if cloud.faults.outage == "refuse":
+            # Broken before it was stopped: the port is only chosen, nobody may ever see it open.
+            self._api.server_close()
+            self._api = None
         cloud.find_peer = self._find_peer
         self._commands: dict[str, Callable[[dict[str, Any]], Any]] = {
             "status": self._status,
@@ -218,12 +222,11 @@ class Site:
         }
 
     def start(self) -> None:
-        """Serve both ports in threads and let the cloud tick."""
-        _serve(self._control)
+        """Serve both ports in threads and let the cloud tick; the control plane last, as the sign of life."""
+        self.cloud.start()
         if self._api is not None:
             _serve(self._api)
-        self.cloud.start()
-        self._follow_outage()
+        _serve(self._control)
 
     def stop(self) -> None:
         """Close both ports and the cloud's files."""
@@ -298,7 +301,7 @@ class Site:
                 "control": f"http://{_LOOPBACK}:{self.control_port}",
                 "outage": cloud.faults.outage,
                 "faults": cloud.faults.rules(),
-                "calls": len(cloud.calls),
+                "calls": cloud.calls_total,
                 "errors": len(cloud.errors),
             }
 
@@ -306,12 +309,13 @@ class Site:
         with self.cloud.lock:
             chosen = [
                 entry
-                for entry in self.cloud.calls[int(given.get("since", 0)) :]
-                if given.get("service") in (None, entry["service"])
+                for entry in self.cloud.calls
+                if entry["number"] > int(given.get("since", 0))
+                and given.get("service") in (None, entry["service"])
                 and given.get("operation") in (None, entry["operation"])
                 and (not given.get("mutating") or not is_reading(entry["operation"]))
             ]
-            total = len(self.cloud.calls)
+            total = self.cloud.calls_total
             if given.get("clear"):
                 self.cloud.calls.clear()
         return {"calls": chosen, "total": total}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import cache
 from importlib import import_module
-from importlib.util import find_spec
 
 __all__ = ["load"]
 
@@ -37,5 +36,4 @@ _MODULES = (
 def load() -> None:
     """Import every service of the lab, once."""
     for name in _MODULES:
-        if find_spec(f"drpilot.lab.{name}") is not None:
-            import_module(f"drpilot.lab.{name}")
+        import_module(f"drpilot.lab.{name}")

@@ -50,6 +50,10 @@ def once(
         kept: dict[str, Any] = known["answer"]
         return again(kept) if again is not None else kept
     answer = make()
+    for old, row in list(tokens.peek().items()):  # in the order of their use
+        if row["at"] + _KEPT_S > cloud.now():
+            break
+        del tokens[old]
     tokens[key] = {"digest": digest, "at": cloud.now(), "answer": answer}
     return answer
 

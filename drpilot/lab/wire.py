@@ -63,7 +63,7 @@ def answer(cloud: Cloud, request: Incoming) -> Reply:
 
 
 def _request_id(cloud: Cloud) -> str:
-    number = len(cloud.calls) + 1
+    number = cloud.calls_total + 1
     return f"{cloud.name[:8].encode().hex():0<8}-0000-4000-8000-{number:012x}"
 
 

@@ -15,6 +15,8 @@ from drpilot.report.value import FORMAT, Evidence
 
 __all__ = ["Verification", "evidence_of", "verify"]
 
+_KEYS = frozenset({"sequence", "kind", "at_us", "actor", "body", "hash"})
+
 
 @dataclass(frozen=True, slots=True)
 class Verification:
@@ -52,21 +54,32 @@ def verify(document: Mapping[str, Any]) -> Verification:
     Raises `chain-broken` at the first event that does not follow from the one before it, or where the report
     contradicts its own events (head, count, result, plan), and `wrong-value` for a file that is no report.
     """
-    if document.get("drpilot_report") != FORMAT or not isinstance(document.get("evidence"), Mapping):
-        raise DrpilotError(
-            "wrong-value", what="this is no report of drpilot", hint="drpilot report show RUN --output json"
-        )
-    evidence = document["evidence"]
-    name = str(document.get("name", evidence.get("chain", "")))
-    previous, log = str(evidence["chain"]), list(evidence.get("log") or ())
+    evidence = document.get("evidence")
+    if (
+        document.get("drpilot_report") != FORMAT
+        or not isinstance(evidence, Mapping)
+        or not isinstance(evidence.get("chain"), str)
+    ):
+        hint = "drpilot report show RUN --output json"
+        raise DrpilotError("wrong-value", what="this is no report of drpilot", hint=hint)
+    name = str(document.get("name", evidence["chain"]))
+    previous, log = evidence["chain"], list(evidence.get("log") or ())
     for expected, event in enumerate(log, start=1):
-        content = [event["sequence"], event["kind"], event["at_us"], event["actor"], canonical(event["body"])]
-        if event["sequence"] != expected or chained(previous, content) != event["hash"]:
+        found = _hash(previous, event)
+        if found is None or found != event["hash"] or event["sequence"] != expected:
             raise DrpilotError("chain-broken", run=name, sequence=expected)
-        previous = event["hash"]
+        previous = found
     for why in _contradictions(document, log, previous):
         raise DrpilotError("chain-broken", run=name, sequence=len(log), why=why)
     return Verification(name, previous, len(log), bool(document.get("finished")))
+
+
+def _hash(previous: str, event: Any) -> str | None:
+    """The hash an event must carry after `previous`; None where it is no event."""
+    if not isinstance(event, Mapping) or not _KEYS <= set(event):
+        return None
+    content = [event["sequence"], event["kind"], event["at_us"], event["actor"], canonical(event["body"])]
+    return chained(previous, content)
 
 
 def _contradictions(document: Mapping[str, Any], log: list[Mapping[str, Any]], head: str) -> list[str]:
@@ -75,6 +88,8 @@ def _contradictions(document: Mapping[str, Any], log: list[Mapping[str, Any]], h
     found = []
     if not log:
         found.append("the report carries no events")
+    if evidence["chain"] != document.get("id"):
+        found.append("the events are those of another run")
     if head != evidence.get("head") or len(log) != evidence.get("events"):
         found.append("the head of the chain is not the one reported")
     moves = [e["body"] for e in log if e["kind"] == "moved" and e["body"].get("family") == "run"]

@@ -28,7 +28,7 @@ __all__ = [
     "Undo",
 ]
 
-Purpose = Literal["failover", "switchover", "reprotect", "drill", "replicate", "fence", "cleanup"]
+Purpose = Literal["failover", "switchover", "reprotect", "drill", "replicate", "fence", "cleanup", "retire"]
 PURPOSES: tuple[Purpose, ...] = get_args(Purpose)
 
 _LATER = "is not part of this version of the runbook language"

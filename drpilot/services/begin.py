@@ -86,7 +86,7 @@ def propose(house: House, mode_name: str, name: str, asking: Asking) -> Offer:
     view = house.journal.group(name)
     source, target = _direction(house, view, mode, asking)
     _guard(house, view, mode, asking)
-    looks = _looks(house, view, source, target) if mode.lane == "move" and mode.name != "reprotect" else {}
+    looks = _looks(house, view, source, target) if mode.name in ("failover", "switchover") else {}
     if mode.name == "switchover" and not looks[source].answers:
         raise DrpilotError("switchover-needs-both", site=source, group=name, why=looks[source].detail)
     group = _members(house, view, mode, source)
@@ -124,11 +124,13 @@ def _guard(house: House, view: GroupView, mode: Mode, asking: Asking) -> None:
     if busy:
         raise house.journal.busy(view.name, mode.lane)
     if mode.lane != "move" or mode.name == "reprotect":
-        return
+        return  # what only restores protection is never held up
     if view.locked_by is not None:
         raise DrpilotError("locked", group=view.name, by=view.locked_by, why=view.locked_reason or "")
     if mode.asks_reason and not asking.reason.strip():
         raise DrpilotError("reason-missing", verb=mode.name, group=view.name)
+    if mode.name == "retire":
+        return
     if view.moved_at is not None and view.acknowledged_at is None and asking.break_glass is None:
         age_s = (house.clock.now() - view.moved_at).total_seconds()
         left_s = view.group.cooldown_s - age_s
@@ -259,7 +261,7 @@ def _seen(house: House, case: _Case, now: datetime) -> tuple[Sight, ...]:
         expected_dead = case.mode.name == "failover" and look.site == case.plan.source
         verdict = "ok" if look.answers else ("warning" if expected_dead else "bad")
         lines.append(Sight(look.site, verdict, look.detail, now))
-    if case.mode.lane == "move" and case.mode.name != "reprotect":
+    if case.looks:
         lines.append(_witness_sight(house, case, now))
     return tuple(lines)
 
@@ -371,6 +373,7 @@ def begin(house: House, offer: Offer, approval: Approval | None) -> RunView:
         proposal=offer.proposal if mode.asks_name else None,
         approval=approval,
         expires_at=expires_at,
+        facts={"at_end": mode.at_end, "end_facts": {"name_typed": True}} if mode.at_end else {},
     )
     return house.journal.create(new)
 

@@ -13,7 +13,8 @@ class Mode:
 
     `direction`: `forth` leaves the active side (source = active), `back` protects the old side again (source =
     active as well, target = the other). `from_states` are the group states it may begin in. `point` is `chosen` (an
-    existing one), `new` (made by the run) or `none`. `asks_loss` and `asks_name` are the facts typed.
+    existing one), `new` (made by the run) or `none`. `asks_loss` and `asks_name` are the facts typed; `at_end` is the
+    group's own event when the run has succeeded.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Mode:
     needs_source: bool = False
     isolated: bool = False
     expires: bool = False
+    at_end: str | None = None
 
 
 _LIVE = ("seeding", "protected", "degraded")
@@ -41,6 +43,7 @@ MODES: dict[str, Mode] = {
         Mode("reprotect", "reprotect", "move", ("active_unprotected", "reprotecting"), "new", needs_source=True),
         Mode("drill", "drill", "practice", ("protected", "degraded"), "chosen", isolated=True, expires=True),
         Mode("fence", "fence", "practice", ("failing_over", "awaiting_commit", "active_unprotected", "split_suspected"), "none"),
+        Mode("retire", "retire", "move", (*_LIVE, "active_unprotected"), "none", asks_name=True, at_end="retire"),
         Mode("cleanup", "cleanup", "practice", (*_LIVE, "active_unprotected", "reprotecting", "awaiting_commit"), "none"),
     )
 }  # fmt: skip

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from drpilot.base.clock import micros
 from drpilot.base.document import refusal
 from drpilot.base.errors import Finding
 from drpilot.domain.group import Group, Tier
-from drpilot.domain.ports import Move
+from drpilot.domain.run import RunView
 from drpilot.inventory import groupfile
 from drpilot.inventory.discover import carried, members, survey, uncarried, unprotected
 from drpilot.inventory.draft import draft as write_draft
 from drpilot.journal.views import GroupView
+from drpilot.services.begin import Asking, Typed, begin, consent, propose
 from drpilot.services.house import House
 
-__all__ = ["Preview", "Row", "draft", "preview", "protect", "schedule"]
+__all__ = ["Preview", "Row", "draft", "preview", "protect", "retire", "schedule"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,8 +119,9 @@ def draft(house: House, name: str, source: str, target: str, tag: str | None) ->
     return write_draft(name, survey(house.site(source), tag), survey(house.site(target)), tag)
 
 
-def retired(view: GroupView, house: House) -> Move:
-    """The lifecycle fact that ends a group; its guard refuses while a run lives."""
-    return Move("group", view.name, "retire", {"name_typed": True}, {"at": micros(house.clock.now())})
-
-
+def retire(house: House, group: str, confirm: str | None, reason: str = "") -> RunView:
+    """Begin the run that removes standbys, points and tags; what runs stays. The name must have been typed."""
+    offer = propose(house, "retire", group, Asking(reason=reason))
+    approval = consent(house, offer, Typed(confirm))
+    house.journal.unschedule(group)
+    return begin(house, offer, approval)

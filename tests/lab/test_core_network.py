@@ -124,6 +124,8 @@ def test_an_elastic_address_follows_an_instance(pair: Pair) -> None:
         return found.get("PublicIpAddress")
 
     assert public(one) == address["PublicIp"]
+    row = ec2.describe_instances(InstanceIds=[one])["Reservations"][0]["Instances"][0]
+    assert row["NetworkInterfaces"][0]["Association"]["PublicIp"] == address["PublicIp"]
     ec2.associate_address(AllocationId=address["AllocationId"], InstanceId=two)
     assert (public(one), public(two)) == (None, address["PublicIp"])
     assert code_of(lambda: ec2.disassociate_address(AssociationId=link)) == "InvalidAssociationID.NotFound"

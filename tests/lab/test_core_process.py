@@ -201,12 +201,12 @@ def test_a_saved_point_is_restored_over_and_over(client: Callable[..., Any], lab
     """A restore brings rows, bytes and ids back, as often as one likes."""
     ec2 = client()
     volume = ec2.create_volume(AvailabilityZone="eu-south-1a", Size=1)["VolumeId"]
-    lab_world.control("home", "snapshot", label="start")
+    lab_world.save("start")
     digest = lab_world.control("home", "blocks", volume=volume)["digest"]
     made = set()
     for _ in range(5):
         made.add(ec2.create_volume(AvailabilityZone="eu-south-1a", Size=2)["VolumeId"])
-        lab_world.control("home", "restore", label="start")
+        lab_world.restore("start")
         assert [row["VolumeId"] for row in ec2.describe_volumes()["Volumes"]] == [volume]
         assert lab_world.control("home", "blocks", volume=volume)["digest"] == digest
     assert len(made) == 1
@@ -231,6 +231,11 @@ def test_stopping_and_starting_keeps_everything(tmp_path: Path) -> None:
         assert ec2.describe_vpcs()["Vpcs"][0]["VpcId"] == vpc
         assert mode == 0o600
         world.reset()
+        assert ec2.describe_vpcs()["Vpcs"] == []
+        ec2.create_vpc(CidrBlock="10.0.0.0/16")
+        world.down()
+        world.reset()
+        world.up(("home",))
         assert ec2.describe_vpcs()["Vpcs"] == []
     finally:
         world.down()

@@ -1,0 +1,123 @@
+"""Replies that get lost, looks that lag: whatever the path does, the clouds end the same and nothing is made twice."""
+
+from __future__ import annotations
+
+import pytest
+
+from drpilot.lab import shop
+from tests.actions.test_moves import data_on
+from tests.actions.world import World
+
+_MADE = (
+    "CreateSnapshots",
+    "CopySnapshot",
+    "RegisterImage",
+    "RunInstances",
+    "CreateVolume",
+    "AttachVolume",
+    "DetachVolume",
+    "StartInstances",
+    "StopInstances",
+    "ModifyInstanceAttribute",
+    "CreateTags",
+    "CreateVpc",
+    "CreateSubnet",
+    "CreateSecurityGroup",
+    "AuthorizeSecurityGroupIngress",
+    "AuthorizeSecurityGroupEgress",
+    "RevokeSecurityGroupEgress",
+    "TerminateInstances",
+    "DeleteVolume",
+    "DeleteSecurityGroup",
+    "DeleteSubnet",
+    "DeleteVpc",
+    "UpdateAutoScalingGroup",
+    "ResumeProcesses",
+    "ChangeResourceRecordSets",
+    "PutObject",
+)
+LOST = tuple(f"lost-reply:*.{operation}@1" for operation in _MADE)
+
+
+@pytest.mark.row(53)
+def test_the_first_reply_of_every_kind_is_lost_in_replication(world: World) -> None:
+    """Each create call's effect happens and its answer is cut off: one of everything, and the point is complete."""
+    before = {site: world.inventory(site) for site in ("home", "away")}
+    for site in ("home", "away"):
+        world.fault(site, *LOST)
+    world.begin("replicate", "home", "away").all()
+    assert world.hits("home") >= {"CreateSnapshots"}
+    assert world.hits("away") >= {"CopySnapshot", "RegisterImage"}
+    assert world.inventory("home") - before["home"] == {"snapshot": 3}
+    assert world.inventory("away") - before["away"] == {"snapshot": 3, "image": 1}
+    assert world.facts.recovery_point("point2").state == "available"
+
+
+@pytest.mark.row(53)
+def test_the_first_reply_of_every_kind_is_lost_in_a_failover(world: World) -> None:
+    """The move ends as if nothing had happened: the same inventory as without a fault, the data read back."""
+    world.fault("home", "refuse")
+    world.begin("failover", "home", "away", "point1").all()
+    wanted = world.inventory("away")
+    world.restore()
+    world.fault("home", "refuse")
+    for site in ("away", "edge"):
+        world.fault(site, *LOST)
+    world.begin("failover", "home", "away", "point1").all()
+    assert world.hits("away") >= {
+        "CreateVolume",
+        "DetachVolume",
+        "AttachVolume",
+        "StartInstances",
+        "UpdateAutoScalingGroup",
+    }
+    assert world.hits("edge") == {"PutObject", "ChangeResourceRecordSets"}
+    assert world.inventory("away") == wanted
+    assert shop.verified(data_on(world, "away"), world.built["data"])
+    assert world.facts.epoch == 2
+
+
+@pytest.mark.row(53, 75)
+def test_the_first_reply_of_every_kind_is_lost_in_a_drill(world: World) -> None:
+    """Network objects have no token: they are found by their tags, and the clean-up leaves nothing."""
+    before = world.things("away")
+    world.fault("away", *LOST)
+    world.begin("drill", "home", "away", "point1").all()
+    assert world.hits("away") >= {
+        "CreateVpc",
+        "CreateSubnet",
+        "CreateSecurityGroup",
+        "RunInstances",
+        "DeleteVpc",
+    }
+    assert world.things("away") == before
+
+
+def test_looks_that_lag_make_nothing_twice(world: World) -> None:
+    """With reads that see the past and fresh things that can't be found, a second point still has one of each."""
+    before = world.inventory("away")
+    for site in ("home", "away"):
+        world.fault(site, "stale-read=2", "not-found-yet=2")
+    world.begin("replicate", "home", "away").all()
+    world.heal("away")
+    assert world.inventory("away") - before == {"snapshot": 3, "image": 1}
+    assert world.facts.recovery_point("point2").state == "available"
+
+
+def test_a_standby_built_anew_with_lost_replies_is_one_standby(world: World) -> None:
+    """Everything of the standby is removed first; built again over lost replies, each thing stands once."""
+    wanted = world.inventory("away")
+    from drpilot.runbook.compile import CompileFacts
+
+    facts = CompileFacts(world.group("home"), "cleanup", "practice", "home", "away", name="shop/9")
+    world.carry("retire", facts).all()
+    world.facts.points.clear()
+    world.facts.replicas.clear()
+    world.facts.standbys.clear()
+    rules = ("CopyImage", "CreateLaunchTemplate", "CreateLoadBalancer", "CreateTargetGroup", "CreateListener")
+    more = ("CreateAutoScalingGroup", "ModifyImageAttribute", "ModifySnapshotAttribute")
+    for site in ("home", "away"):
+        world.fault(site, *LOST, *(f"lost-reply:*.{operation}@1" for operation in (*rules, *more)))
+    world.begin("replicate", "home", "away").all()
+    assert world.hits("away") >= {*rules, "RunInstances", "StopInstances", "CreateAutoScalingGroup"}
+    assert world.inventory("away") == wanted
