@@ -67,7 +67,7 @@ class _Root(_Group):
         windows_expand_args: bool = True,
         **extra: Any,
     ) -> NoReturn:
-        given = list(sys.argv[1:] if args is None else args)
+        given = list(sys.argv[1:] if args is None else args) or ["--help"]
         try:
             code = super().main(given, "drpilot", complete_var, standalone_mode=False, **extra)
         except TyperException as error:
@@ -113,8 +113,6 @@ app = typer.Typer(
     cls=_Root,
     rich_markup_mode=None,
     add_completion=False,
-    no_args_is_help=False,
-    invoke_without_command=True,
     context_settings=_CONTEXT,
     pretty_exceptions_enable=False,
 )
@@ -122,7 +120,6 @@ app = typer.Typer(
 
 @app.callback()
 def _root(
-    context: typer.Context,
     version: bool = typer.Option(
         False, "--version", callback=_version, is_eager=True, help="show the version and exit"
     ),
@@ -132,8 +129,6 @@ def _root(
     First time here: drpilot demo, or drpilot lab up. At night: drpilot status.
     """
     del version
-    if context.invoked_subcommand is None:
-        sys.stdout.write(context.get_help() + "\n")
 
 
 def _add(parent: typer.Typer, name: str, function: Callable[..., Any], moment: str | None = None) -> None:

@@ -145,10 +145,10 @@ def _next(session: Session, view: RunView) -> str:
     state = session.house.journal.group(group).state
     if state == "active_unprotected":
         return session.command(f"reprotect {group}")
-    if view.mode == "drill":
-        return session.command(f"report show {view.name}")
     if view.state == "paused":
         return session.command(f"run resume {group}")
+    if view.mode == "drill":
+        return session.command(f"report show {view.name}")
     return session.command(f"status {group}")
 
 

@@ -15,8 +15,8 @@ from drpilot.cli.render import Answer, Table
 from drpilot.cli.session import Session
 
 if TYPE_CHECKING:
-    from drpilot.report import Phase
     from drpilot.practice import Lab
+    from drpilot.report import Phase
 
 __all__ = ["demo", "lab_advance", "lab_break", "lab_down", "lab_heal", "lab_reset", "lab_status", "lab_up"]
 

@@ -14,7 +14,7 @@ from drpilot.cli.act import ask_name
 from drpilot.cli.attend import closing, follow, left
 from drpilot.cli.documents import group_document, point_document, run_document
 from drpilot.cli.look import PointName
-from drpilot.cli.options import Consent, Detach, GroupName, reasoned
+from drpilot.cli.options import Detach, GroupName, reasoned
 from drpilot.cli.render import Answer, Table, moment
 from drpilot.cli.session import Session
 
@@ -37,6 +37,10 @@ __all__ = [
 
 SiteName = Annotated[str, typer.Argument(metavar="SITE", help="a site's name", show_default=False)]
 Reason = Annotated[str, reasoned("why; kept with the group")]
+Why = Annotated[str, reasoned("why; part of the evidence")]
+Confirm = Annotated[
+    str | None, typer.Option("--confirm", metavar="NAME", help="the group's name, typed back")
+]
 GIB = 1 << 30
 
 
@@ -135,7 +139,7 @@ def group_acknowledge(session: Session, group: GroupName, reason: Reason) -> Ans
     )
 
 
-def group_retire(session: Session, group: GroupName, consent: Consent) -> Answer:
+def group_retire(session: Session, group: GroupName, confirm: Confirm = None, reason: Why = "") -> Answer:
     """Let a group go: remove its standbys, points and tags, never what runs."""
     from drpilot.services import protect as service
 
@@ -146,8 +150,8 @@ def group_retire(session: Session, group: GroupName, consent: Consent) -> Answer
         f"{group}: RETIRE  removes its standbys on {view.standing}, {points} points and our tags; "
         f"what runs on {view.active} stays"
     )
-    confirm = ask_name(session) if consent.confirm is None else consent.confirm
-    begun = service.retire(house, group, confirm, consent.reason)
+    confirm = ask_name(session) if confirm is None else confirm
+    begun = service.retire(house, group, confirm, reason)
     session.run = begun.name
     run = follow(session, begun.id)
     answer = closing(session, run)

@@ -34,7 +34,7 @@ SITES: dict[str, dict[str, str]] = {
     "edge": {"region": "us-east-1", "account": "333333333333"},
 }
 """The sites of a lab; `edge` serves the names and the witness."""
-DEFAULT_SPEED = 2.0
+DEFAULT_SPEED = 4.0
 _START_S = 20.0
 _STOP_S = 10.0
 _CHILDREN: list[subprocess.Popen[bytes]] = []
@@ -82,7 +82,8 @@ def _write(path: Path, text: str, mode: int = 0o600) -> None:
 
 def _free_ports(count: int, chance: Chance) -> list[int]:
     """Different free ports below the range the system takes for outgoing connections: during an outage a site's
-    port is closed for a while, and nobody else may get it meanwhile."""
+    port is closed for a while, and nobody else may get it meanwhile.
+    """
     found: list[int] = []
     while len(found) < count:
         port = 18_000 + chance.bits(16) % 14_000

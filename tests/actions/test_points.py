@@ -95,7 +95,7 @@ def test_a_volume_is_carried_whole_and_under_the_targets_key(world: World) -> No
     zone = world.group("home").tier("db").instances[0].zone
     params = {
         "AvailabilityZone": zone,
-        "Size": 2,
+        "Size": 8,
         "VolumeType": "gp3",
         "Iops": 3500,
         "Throughput": 200,
@@ -114,7 +114,7 @@ def test_a_volume_is_carried_whole_and_under_the_targets_key(world: World) -> No
     carried = _volume(world, "away", [{"Name": "tag:drpilot:member", "Values": ["shop-db/dev/sdm"]}])
     assert (carried["VolumeType"], carried["Size"], carried["Iops"], carried["Throughput"]) == (
         "gp3",
-        2,
+        8,
         3500,
         200,
     )

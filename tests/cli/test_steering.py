@@ -11,8 +11,10 @@ import pytest
 from drpilot.cli import act, attend, look, protecting, steer
 from drpilot.cli.options import Consent, Move
 from drpilot.domain.fence import Verdict
+from drpilot.domain.plan import Call
+from drpilot.domain.run import RunView
 from tests.cli.desk import Desk
-from tests.services.world import Tiny, drill_plan
+from tests.services.world import Input, Output, Step, Tiny, drill_plan
 
 
 @pytest.fixture
@@ -20,6 +22,26 @@ def ready(tiny: Tiny) -> Tiny:
     """A protected group."""
     tiny.replicate()
     return tiny
+
+
+def begun(ready: Tiny) -> RunView:
+    """A drill whose driver went away after its first step."""
+    run = ready.begin(drill_plan(ready.newest()))
+    house = ready.fresh(7)
+
+    def seen(view: RunView) -> None:
+        if view.steps["isolated"].state == "succeeded":
+            house.stop.set()
+
+    house.driver(seen).drive(run.id, house.holder)
+    return run
+
+
+class Claim(Step):
+    """A claim that can be given back."""
+
+    def undo(self, given: Input, output: Output) -> Call:
+        return Call("epoch.release", {})
 
 
 def test_a_second_person_types_the_name(ready: Tiny) -> None:
@@ -52,7 +74,7 @@ def test_declining_ends_the_run(ready: Tiny) -> None:
 
 def test_pausing_and_going_on(ready: Tiny, desk: Desk) -> None:
     """A run that nobody drives is paused, paused already, resumed to its end, and finished already."""
-    run = ready.begin(drill_plan(ready.newest()))
+    run = begun(ready)
     assert desk(look.run_show, run="shop").out.count("nobody drives it") == 1
     paused = desk(steer.pause, run="shop", reason="wait")
     assert (paused.code, ready.journal.view(run.id).state) == (0, "paused")
@@ -67,7 +89,7 @@ def test_pausing_and_going_on(ready: Tiny, desk: Desk) -> None:
 
 def test_cancelling_is_what_was_asked(ready: Tiny, desk: Desk) -> None:
     """A cancelled run is the success of `run cancel`, and the failure of whoever wanted the run."""
-    ready.begin(drill_plan(ready.newest()))
+    begun(ready)
     assert desk(steer.cancel, run="shop").code == 0
     assert ready.journal.view("shop/2").result == "cancelled"
     watched = desk(attend.run_watch, run="shop/2")
@@ -93,7 +115,12 @@ def test_a_failed_step_is_retried_or_skipped(ready: Tiny, desk: Desk) -> None:
 
 
 def test_rolling_back_asks_for_the_loss(ready: Tiny) -> None:
-    """After the promotion a rollback needs the name and a loss that is enough; too little is refused with the number."""
+    """After the promotion a rollback needs the name and a loss that is enough; too little is refused."""
+    claims = {
+        "epoch.claim": Claim("epoch.claim", ready.outside),
+        "epoch.release": Step("epoch.release", ready.outside),
+    }
+    ready.house.catalogue = {**ready.house.catalogue, **claims}
     ready.failover()
     ready.clock.advance(100)
     desk = Desk(ready.house)

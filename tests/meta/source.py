@@ -15,11 +15,15 @@ TEXT = (".md", ".py", ".toml", ".yaml", ".txt", ".csv", ".mako", "")
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One Python file: its path from the top of the tree, its text and its syntax tree."""
+    """One Python file: its path from the top of the tree, and its text."""
 
     name: str
     text: str
-    tree: ast.Module
+
+    @property
+    def tree(self) -> ast.Module:
+        """Its syntax tree, parsed anew: all trees at once would take hundreds of megabytes."""
+        return ast.parse(self.text, self.name)
 
     @property
     def lines(self) -> int:
@@ -34,7 +38,7 @@ def sources(*folders: str) -> tuple[Source, ...]:
     for folder in folders or FOLDERS:
         for path in sorted((ROOT / folder).rglob("*.py")):
             text = path.read_text(encoding="utf-8")
-            found.append(Source(str(path.relative_to(ROOT)), text, ast.parse(text, str(path))))
+            found.append(Source(str(path.relative_to(ROOT)), text))
     return tuple(found)
 
 

@@ -1,0 +1,414 @@
+"""Looking live: the sample shop in the lab, protected and replicated by the real engine, then spoilt one thing at a
+time. Every finding has its check, its word and its hint, and goes away when its cause does.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from drpilot.actions.catalogue import CATALOGUE
+from drpilot.base.clock import Chance, RealClock
+from drpilot.clouds.witness import S3Witness
+from drpilot.domain.fence import Claim
+from drpilot.domain.ports import CloudError, Move
+from drpilot.engine.context import World as Outside
+from drpilot.inventory.configuration import Configuration, SiteSettings
+from drpilot.journal.database import Database
+from drpilot.journal.holder import present_holder
+from drpilot.journal.journal import Journal
+from drpilot.services.begin import Asking, begin, propose
+from drpilot.services.check import CheckReport, check
+from drpilot.services.house import House, Look
+from drpilot.services.protect import protect
+from tests.actions.world import BUCKET, World, opened
+
+CLOCK = RealClock()
+
+
+class Shop:
+    """A house over the lab, with its journal."""
+
+    def __init__(self, world: World, folder: Path) -> None:
+        self.world = world
+        self.hanging: set[str] = set()
+        self.skew_s: dict[str, float] = {}
+        self.release = threading.Event()
+        journal = Journal(Database(f"sqlite:///{folder}/journal.db"), CLOCK, Chance(5))
+        sites = {
+            name: SiteSettings(name, "aws", site.region, cloud.settings.account)
+            for (name, site), cloud in zip(world.sites.items(), world.clouds.values(), strict=True)
+        }
+        self.house = House(
+            journal=journal,
+            configuration=Configuration(folder, journal.database.url, None, sites, {}),
+            world=Outside(lambda name: world.sites[name], lambda: S3Witness(world.sites["edge"], BUCKET)),
+            probe=self.probe,
+            catalogue=CATALOGUE,
+            clock=CLOCK,
+            chance=Chance(6),
+            holder=present_holder("tester"),
+            person="tester",
+            account="tester",
+            lab=True,
+        )
+
+    def probe(self, site: str, *, timeout_s: float) -> Look:
+        """A bounded look, as wiring makes it, over the clouds in this process."""
+        if site in self.hanging:
+            self.release.wait(timeout_s)
+            return Look(site, answers=False, detail=f"no answer within {timeout_s:g} s")
+        try:
+            account = self.world.sites[site].call("sts", "GetCallerIdentity", {})["Account"]
+        except CloudError as error:
+            return Look(site, answers=False, detail=error.code)
+        return Look(site, answers=True, detail="answers", account=account, skew_s=self.skew_s.get(site, 0.2))
+
+    def run(self, mode: str) -> str:
+        """Begin a run as the service does and drive it to its end."""
+        run = begin(self.house, propose(self.house, mode, "shop", Asking(reason="a test")), None)
+        return str(self.house.driver().drive(run.id, self.house.holder).view.result)
+
+    def look(self, **more: Any) -> CheckReport:
+        """Check the group."""
+        return check(self.house, "shop", **more)
+
+    def found(self) -> dict[str, list[str]]:
+        """Check → the words of what it found, each with its message."""
+        result: dict[str, list[str]] = {}
+        for item in self.look().findings:
+            assert item.finding is not None
+            assert item.hint
+            result.setdefault(item.word, []).append(item.finding.message)
+        return result
+
+    def call(self, site: str, operation: str, service: str = "ec2", **params: Any) -> Any:
+        """One call of somebody who is not drpilot."""
+        return self.world.sites[site].call(service, operation, params)
+
+    @property
+    def standby(self) -> str:
+        """The database's standby instance."""
+        facts = {item.tier: item.facts for item in self.house.journal.standbys("shop")}["db"]
+        return str(next(iter(facts["instances"].values())))
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
+    """The shop, protected and replicated once."""
+    folder = tmp_path_factory.mktemp("check")
+    with opened(folder) as world:
+        made = Shop(world, folder)
+        protect(made.house, world.text, "shop.yaml")
+        assert made.run("replicate") in ("succeeded", "succeeded_with_warnings")
+        yield made
+
+
+USUAL = {"never-drilled", "unprotected-resource"}  # the sample shop has a batch machine that no tier protects
+
+
+def verdicts(report: CheckReport) -> dict[str, set[str]]:
+    """Check name → its verdicts."""
+    found: dict[str, set[str]] = {}
+    for item in report.checks:
+        found.setdefault(item.name, set()).add(item.verdict)
+    return found
+
+
+def test_a_healthy_group_has_only_what_it_should(shop: Shop) -> None:
+    """Everything is looked at and as expected; what no tier protects and the missing drill are warnings."""
+    report = shop.look()
+    assert report.complete, [item for item in report.checks if item.verdict == "unknown"]
+    assert {item.word for item in report.findings} == USUAL, report.findings
+    assert report.count("bad") == 0
+    seen = verdicts(report)
+    for name in ("reachable", "identity", "clock", "points", "standby", "witness", "traffic", "quota", "drift",
+                 "orphans", "carried", "RpoMet"):  # fmt: skip
+        assert seen[name] == {"ok"}, name
+    assert any("shop-batch" in item.observed for item in report.findings)
+
+
+def test_findings_and_conditions_go_to_the_journal(shop: Shop) -> None:
+    """What check saw is what status shows, with since when."""
+    shop.look()
+    assert {item.word for item in shop.house.journal.findings("shop")} == USUAL
+    conditions = shop.house.journal.group("shop").conditions
+    assert (conditions["RpoMet"]["value"], conditions["PeerReachable"]["value"]) == (True, True)
+    assert conditions["StandbyReady"] | {"since": 0, "looked_at": 0} == {
+        "value": True, "reason": "3 standbys seen on away", "since": 0, "looked_at": 0
+    }  # fmt: skip
+
+
+def test_a_standby_that_runs_is_found_and_forgotten_when_stopped(shop: Shop) -> None:
+    """Somebody starts the standby by hand."""
+    shop.call("away", "StartInstances", InstanceIds=[shop.standby])
+    _until(shop, shop.standby, "running")
+    found = shop.found()
+    assert set(found) == USUAL | {"standby-missing"}
+    assert "is running, not stopped" in found["standby-missing"][0]
+    assert shop.house.journal.group("shop").conditions["StandbyReady"]["value"] is False
+    shop.call("away", "StopInstances", InstanceIds=[shop.standby])
+    _until(shop, shop.standby, "stopped")
+    assert set(shop.found()) == USUAL
+    assert {item.word for item in shop.house.journal.findings("shop")} == USUAL
+
+
+def test_a_standby_of_another_size_is_found(shop: Shop) -> None:
+    """Somebody changes its type."""
+    before = shop.call("away", "DescribeInstances", InstanceIds=[shop.standby])["Reservations"][0]["Instances"][0]
+    shop.call("away", "ModifyInstanceAttribute", InstanceId=shop.standby, InstanceType={"Value": "m5.large"})
+    try:
+        assert "is a m5.large, not a" in shop.found()["standby-missing"][0]
+    finally:
+        value = {"Value": before["InstanceType"]}
+        shop.call("away", "ModifyInstanceAttribute", InstanceId=shop.standby, InstanceType=value)
+    assert "standby-missing" not in shop.found()
+
+
+def test_a_scaling_group_that_wants_machines_is_found(shop: Shop) -> None:
+    """The pilot light is at 0 and stays there."""
+    name = {"AutoScalingGroupName": "shop-app"}
+    shop.call("away", "UpdateAutoScalingGroup", "autoscaling", **name, MaxSize=1, DesiredCapacity=1)
+    try:
+        assert "shop-app wants 1, not 0" in shop.found()["standby-missing"][0]
+    finally:
+        shop.call("away", "UpdateAutoScalingGroup", "autoscaling", **name, DesiredCapacity=0)
+
+
+def test_an_image_that_is_gone_makes_the_point_unusable(shop: Shop) -> None:
+    """Somebody deregisters an image of the newest point; a new point mends it."""
+    point = shop.house.journal.points("shop")[0]
+    image = next(replica for replica in point.replicas if replica.kind == "image")
+    shop.call("away", "DeregisterImage", ImageId=image.id)
+    found = shop.found()
+    assert any(image.id in message and "not usable" in message for message in found["drift"])
+    assert shop.run("replicate") in ("succeeded", "succeeded_with_warnings")
+    assert "drift" not in shop.found()
+
+
+def test_an_orphan_is_found_where_it_lies(shop: Shop) -> None:
+    """A volume with our tags that nothing accounts for; one of a live run or without our tags is none."""
+    tags = [{"Key": "drpilot:group", "Value": "shop"}, {"Key": "drpilot:run", "Value": "long-gone"}]
+    specification = [{"ResourceType": "volume", "Tags": tags}]
+    zone = f"{shop.world.sites['away'].region}a"
+    made = shop.call("away", "CreateVolume", AvailabilityZone=zone, Size=1, TagSpecifications=specification)
+    shop.call("away", "CreateVolume", AvailabilityZone=zone, Size=1)
+    try:
+        assert shop.found()["orphan"] == [f"volume {made['VolumeId']} on away carries our tags but nothing owns it"]
+    finally:
+        shop.call("away", "DeleteVolume", VolumeId=made["VolumeId"])
+    assert "orphan" not in shop.found()
+
+
+def test_a_name_that_leads_elsewhere_is_found(shop: Shop) -> None:
+    """The record points at the other side although home is active."""
+    zone = shop.house.journal.group("shop").group.traffic
+    assert zone is not None
+    before = shop.call("edge", "ListResourceRecordSets", "route53", HostedZoneId=zone.zone)["ResourceRecordSets"]
+    record = next(item for item in before if item["Name"].rstrip(".") == zone.name and item["Type"] in ("A", "CNAME"))
+    wrong = {"Name": zone.name, "Type": record["Type"], "TTL": 60, "ResourceRecords": [{"Value": "127.9.9.9"}]}
+    if record["Type"] == "CNAME":
+        wrong["ResourceRecords"] = [{"Value": "elsewhere.example.net"}]
+
+    def set_to(value: Any) -> None:
+        changes = {"Changes": [{"Action": "UPSERT", "ResourceRecordSet": value}]}
+        shop.call("edge", "ChangeResourceRecordSets", "route53", HostedZoneId=zone.zone, ChangeBatch=changes)
+
+    set_to(wrong)
+    try:
+        assert any("does not lead to home" in message for message in shop.found()["drift"])
+    finally:
+        set_to(record)
+    assert "drift" not in shop.found()
+
+
+def test_a_witness_that_disagrees_is_found(shop: Shop) -> None:
+    """Somebody else claimed the epoch."""
+    witness = shop.house.world.witness()
+    etag = witness.write(Claim("shop", 7, "away"), replaces="")
+    try:
+        assert "the witness says epoch 7, active away" in shop.found()["witness-wrong"][0]
+        etag = witness.write(Claim("shop", 1, "home"), replaces=etag)
+        assert "witness-wrong" not in shop.found()
+    finally:
+        shop.call("edge", "DeleteObject", "s3", Bucket=BUCKET, Key="shop.json")
+
+
+def test_a_quota_too_small_for_a_failover_is_found(shop: Shop) -> None:
+    """The account may run fewer vCPUs than the shop needs on the other side."""
+    cloud = shop.world.clouds["away"]
+    with _tuned(cloud, quotas={"L-1216C47A": 2}):
+        assert "a failover needs" in shop.found()["quota-short"][0]
+    assert "quota-short" not in shop.found()
+
+
+def test_a_machine_that_changed_at_home_is_drift(shop: Shop) -> None:
+    """A new volume on the database is not protected until the next point."""
+    database = shop.world.built["database"]["instance"]
+    zone = shop.call("home", "DescribeInstances", InstanceIds=[database])["Reservations"][0]["Instances"][0]
+    volume = shop.call("home", "CreateVolume", AvailabilityZone=zone["Placement"]["AvailabilityZone"], Size=1)["VolumeId"]
+    _volume(shop, volume, "available")
+    shop.call("home", "AttachVolume", VolumeId=volume, InstanceId=database, Device="/dev/sdp")
+    try:
+        assert any("has other volumes than were protected" in message for message in shop.found()["drift"])
+    finally:
+        shop.call("home", "DetachVolume", VolumeId=volume)
+        _volume(shop, volume, "available")
+        shop.call("home", "DeleteVolume", VolumeId=volume)
+    assert "drift" not in shop.found()
+
+
+def test_a_silent_site_leaves_the_rest_unknown_and_its_findings_open(shop: Shop) -> None:
+    """Home refuses: one finding says so, what needs home is unknown, and nothing that was open is closed by it."""
+    assert "unprotected-resource" in shop.found()
+    with _broken(shop.world, "home", "refuse"):
+        report = shop.look()
+        assert {item.word for item in report.findings} == {"never-drilled", "site-silent"}
+        seen = verdicts(report)
+        assert (seen["members"], seen["traffic"], seen["points"]) == ({"unknown"}, {"unknown"}, {"ok"})
+        assert seen["orphans"] == {"unknown", "ok"}
+        assert not report.complete
+        open_now = {item.word for item in shop.house.journal.findings("shop")}
+        assert open_now == {"never-drilled", "site-silent", "unprotected-resource"}
+        assert shop.house.journal.group("shop").conditions["PeerReachable"]["value"] is False
+        site = shop.house.journal.site("home")
+        assert site is not None and site.answers is False
+    assert set(shop.found()) == USUAL
+
+
+def test_a_site_that_hangs_holds_nobody(shop: Shop) -> None:
+    """A look that never ends on its own is bounded: the rest is checked, the whole ends."""
+    shop.hanging = {"home"}
+    started = CLOCK.monotonic()
+    try:
+        report = shop.look(bound_s=4.0)
+    finally:
+        shop.hanging = set()
+        shop.release.set()
+        shop.release.clear()
+    assert CLOCK.monotonic() - started < 60
+    assert {item.scope for item in report.findings if item.word == "site-silent"} == {"home"}
+
+
+def test_calls_that_hang_are_unknown_when_time_is_over(shop: Shop) -> None:
+    """The site answers the look and then hangs: its checks are unknown, not bad."""
+    with _broken(shop.world, "away", "hang:ec2.*"):
+        report = shop.look(bound_s=2.0)
+    seen = verdicts(report)
+    assert seen["reachable"] == {"ok"}
+    assert seen["points"] == seen["standby"] == {"unknown"}
+    assert "standby-missing" not in {item.word for item in report.findings}
+
+
+def test_a_wrong_account_and_a_wrong_clock_are_found(shop: Shop) -> None:
+    """Identity and skew are judged by the look itself."""
+    settings = shop.house.configuration.sites
+    right = settings["away"]
+    shop.skew_s = {"away": 45.0, "home": -700.0}
+    settings["away"] = SiteSettings("away", "aws", right.region, "999999999999")  # type: ignore[index]
+    try:
+        report = shop.look()
+    finally:
+        settings["away"] = right  # type: ignore[index]
+        shop.skew_s = {}
+    found = {(item.name, item.scope): item.verdict for item in report.findings}
+    assert found["identity", "away"] == "bad"
+    assert (found["clock", "away"], found["clock", "home"]) == ("warning", "bad")
+
+
+def test_a_run_nobody_drives_and_a_lone_journal_are_found(shop: Shop) -> None:
+    """A created run without a driver; and outside the lab, a journal on one host only."""
+    run = begin(shop.house, propose(shop.house, "replicate", "shop", Asking(reason="a test")), None)
+    shop.house.lab = False
+    try:
+        found = shop.found()
+        assert found["nobody-drives"] == [f"{run.name} is not finished and nobody drives it"]
+        assert "journal-at-home" in found
+    finally:
+        shop.house.lab = True
+        shop.house.driver().drive(run.id, shop.house.holder)
+    assert set(shop.found()) == USUAL
+
+
+def test_a_disabled_key_is_found_before_the_night(shop: Shop) -> None:
+    """A member's volumes are encrypted: both its key and the partner on the other side must work."""
+    from dataclasses import replace
+
+    keys = {
+        site: shop.call(site, "CreateKey", "kms")["KeyMetadata"]["Arn"] for site in ("home", "away")
+    }
+    view = shop.house.journal.group("shop")
+    tiers = list(view.group.tiers)
+    database = tiers[0].instances[0]
+    volumes = tuple(replace(volume, encrypted=True, kms_key=keys["home"]) for volume in database.volumes)
+    tiers[0] = replace(tiers[0], instances=(replace(database, volumes=volumes),))
+    mapping = replace(view.group.map, kms_keys={keys["home"]: keys["away"]})
+    shop.house.journal.remember(replace(view.group, tiers=tuple(tiers), map=mapping), "home")
+    try:
+        assert "key-unusable" not in shop.found()
+        shop.call("away", "DisableKey", "kms", KeyId=keys["away"])
+        assert shop.found()["key-unusable"] == [f"KMS key {keys['away']} on away can't be used: Disabled"]
+        shop.call("home", "ScheduleKeyDeletion", "kms", KeyId=keys["home"], PendingWindowInDays=7)
+        assert len(shop.found()["key-unusable"]) == 2
+    finally:
+        shop.house.journal.remember(view.group, "home")
+    assert "key-unusable" not in shop.found()
+
+
+def test_an_open_fence_is_found(shop: Shop) -> None:
+    """A fence that could not be verified stays a finding until it is settled."""
+    journal = shop.house.journal
+    asked = [Move("fence", "away", event) for event in ("request", "apply", "unseen")]
+    journal.change("shop", asked, "tester")
+    try:
+        assert shop.found()["fence-open"] == ["away is not fenced for certain"]
+    finally:
+        journal.change("shop", [Move("fence", "away", "release", {"side_is_standby_or_active": True})], "tester")
+    assert set(shop.found()) == USUAL
+
+
+# -- helpers --------------------------------------------------------------------------------------------------
+
+
+def _until(shop: Shop, instance: str, state: str) -> None:
+    for _ in range(600):
+        found = shop.call("away", "DescribeInstances", InstanceIds=[instance])["Reservations"][0]["Instances"][0]
+        if found["State"]["Name"] == state:
+            return
+        CLOCK.sleep(0.05)
+    pytest.fail(f"{instance} never was {state}")
+
+
+def _volume(shop: Shop, volume: str, state: str) -> None:
+    for _ in range(600):
+        if shop.call("home", "DescribeVolumes", VolumeIds=[volume])["Volumes"][0]["State"] == state:
+            return
+        CLOCK.sleep(0.05)
+    pytest.fail(f"{volume} never was {state}")
+
+
+@contextmanager
+def _broken(world: World, site: str, fault: str) -> Iterator[None]:
+    cloud = world.clouds[site]
+    with cloud.transaction():
+        cloud.faults.set(fault)
+    try:
+        yield
+    finally:
+        with cloud.transaction():
+            cloud.faults.heal()
+
+
+@contextmanager
+def _tuned(cloud: Any, **settings: Any) -> Iterator[None]:
+    before = {name: cloud.setting(name, None) for name in settings}
+    cloud.tune(**settings)
+    try:
+        yield
+    finally:
+        cloud.tune(**before)
