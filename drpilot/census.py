@@ -30,7 +30,9 @@ def duplicates(rows: Iterable[Row]) -> list[str]:
             found[key].append(row["id"])
         if "drpilot:point" in tags and row["kind"] in ("snapshot", "image") and "drpilot:member" in tags:
             found["point", row["site"], row["kind"], tags["drpilot:point"], member].append(row["id"])
-    return sorted({f"{key[2]} {', '.join(sorted(ids))} on {key[1]}" for key, ids in found.items() if len(ids) > 1})
+    return sorted(
+        {f"{key[2]} {', '.join(sorted(ids))} on {key[1]}" for key, ids in found.items() if len(ids) > 1}
+    )
 
 
 def identifiers(value: Any) -> set[str]:
@@ -53,11 +55,15 @@ def leftovers(rows: Iterable[Row], before: Iterable[tuple[str, str]], owned: set
     """
     known = set(before)
     everything = [row for row in rows if not row["default"]]
-    accounted = {row["id"] for row in everything if (row["site"], row["id"]) in known or "drpilot:fence" in row["tags"]}
+    accounted = {
+        row["id"] for row in everything if (row["site"], row["id"]) in known or "drpilot:fence" in row["tags"]
+    }
     accounted |= owned
     while True:
         beneath = {text for row in everything if row["id"] in accounted for text in _children(row)}
-        grown = {row["id"] for row in everything if row["id"] in beneath or _parents(row) & accounted} - accounted
+        grown = {
+            row["id"] for row in everything if row["id"] in beneath or _parents(row) & accounted
+        } - accounted
         if not grown:
             break
         accounted |= grown

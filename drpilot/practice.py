@@ -71,18 +71,22 @@ class Lab:
         """Unchanged botocore clients of a lab site."""
         endpoints = dict.fromkeys(SERVICES, site.endpoint)
         keys = CredentialsReference("file", str(self.folder / f"{site.name}.keys"))
-        settings = SiteSettings(site.name, "aws", site.region, site.account, endpoints=endpoints, credentials=keys)
+        settings = SiteSettings(
+            site.name, "aws", site.region, site.account, endpoints=endpoints, credentials=keys
+        )
         return Clients(settings)
 
     def _write_configuration(self, sites: Mapping[str, SiteAccess]) -> None:
         lines = ["drpilot: 1", f"witness: {{site: edge, bucket: {BUCKET}}}", "sites:"]
         for site in sites.values():
             keys = self.folder / f"{site.name}.keys"
-            keys.write_text(f"[default]\naws_access_key_id = {site.access_key}\naws_secret_access_key = {site.secret_key}\n")  # noqa: E501  # fmt: skip
+            keys.write_text(
+                f"[default]\naws_access_key_id = {site.access_key}\naws_secret_access_key = {site.secret_key}\n"
+            )
             keys.chmod(0o600)
             endpoints = ", ".join(f"{service}: {site.endpoint!r}" for service in SERVICES)
             lines.append(
-                f"  {site.name}: {{cloud: aws, region: {site.region}, account: \"{site.account}\","
+                f'  {site.name}: {{cloud: aws, region: {site.region}, account: "{site.account}",'
                 f" endpoints: {{{endpoints}}}, credentials: {{file: {keys}}}}}"
             )
         (self.folder / configuration.FILE).write_text("\n".join(lines) + "\n")

@@ -176,8 +176,8 @@ class Service:
         except DrpilotError as error:
             self._tell("error", error.title, view)
         except Exception as error:  # noqa: BLE001 - one run's bug must not end the service that drives the others
-            logger("serve").exception("drive_failed", run=view.name)
             self._tell("error", f"internal error: {error!r}", view)
+            logger("serve").exception("drive_failed", run=view.name)
         else:
             after = drive.view
             word = after.result or after.state
@@ -204,8 +204,8 @@ class Service:
             except DrpilotError as error:
                 self._tell("error", f"{name}: {error.title}")
             except Exception as error:  # noqa: BLE001 - the service goes on; the log keeps the trace
-                logger("serve").exception("chore_failed", chore=name)
                 self._tell("error", f"{name}: internal error: {error!r}")
+                logger("serve").exception("chore_failed", chore=name)
 
         thread = threading.Thread(target=do, name=f"serve-{name}", daemon=True)
         self._chores[name] = thread

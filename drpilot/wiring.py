@@ -35,7 +35,9 @@ def home_of(*, lab: bool) -> Path:
 
 def cloud_settings(site: SiteSettings) -> CloudSettings:
     """The configuration's words for a site as the clouds room takes them."""
-    reference = CredentialsReference(site.credentials.kind, site.credentials.value) if site.credentials else None
+    reference = (
+        CredentialsReference(site.credentials.kind, site.credentials.value) if site.credentials else None
+    )
     return CloudSettings(
         name=site.name,
         cloud=site.cloud,
@@ -51,7 +53,12 @@ def cloud_settings(site: SiteSettings) -> CloudSettings:
 class Sites:
     """The sites of one configuration, connected when first asked for and kept; remembers signs of life."""
 
-    def __init__(self, settings: Configuration, clock: Clock, observer: Callable[[str, str, str, str], None] | None = None) -> None:  # noqa: E501  # fmt: skip
+    def __init__(
+        self,
+        settings: Configuration,
+        clock: Clock,
+        observer: Callable[[str, str, str, str], None] | None = None,
+    ) -> None:
         self._settings = settings
         self._clock = clock
         self._observer = observer
@@ -97,7 +104,9 @@ class Sites:
             pool.shutdown(wait=False)
 
     def _look(self, site: str) -> Look:
-        fresh = BotoSite(Clients(cloud_settings(self._settings.site(site))), Ways(clock=self._clock, reaching=1))
+        fresh = BotoSite(
+            Clients(cloud_settings(self._settings.site(site))), Ways(clock=self._clock, reaching=1)
+        )
         endpoint = fresh.endpoint("ec2")
         try:
             fresh.call("ec2", "DescribeRegions", {})
@@ -108,7 +117,14 @@ class Sites:
             return Look(site, answers=False, detail=f"{endpoint}: {getattr(error, 'message', error)}")
         finally:
             fresh.close()
-        return Look(site, answers=True, detail=f"answers as {identity.arn}", account=identity.account, skew_s=identity.skew_s, endpoints={"ec2": endpoint})  # noqa: E501  # fmt: skip
+        return Look(
+            site,
+            answers=True,
+            detail=f"answers as {identity.arn}",
+            account=identity.account,
+            skew_s=identity.skew_s,
+            endpoints={"ec2": endpoint},
+        )
 
 
 def open_house(

@@ -26,7 +26,9 @@ with engine.connect() as connection:
     sqlite = connection.dialect.name == "sqlite"
     if sqlite:
         foreign_keys(connection, "OFF")
-    context.configure(connection=connection, target_metadata=metadata, render_as_batch=sqlite, transactional_ddl=True)
+    context.configure(
+        connection=connection, target_metadata=metadata, render_as_batch=sqlite, transactional_ddl=True
+    )
     with context.begin_transaction():
         context.run_migrations()
         if sqlite and connection.exec_driver_sql("PRAGMA foreign_key_check").first() is not None:

@@ -46,3 +46,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 )
         if (ROOT / "tests" / "crash") in item.path.parents:
             item.add_marker("crash")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what tests have to say (`record_property("said", text)`), also when they ran in other processes."""
+    said = [
+        str(value)
+        for reports in terminalreporter.stats.values()
+        for report in reports
+        if getattr(report, "when", "") == "call"
+        for name, value in getattr(report, "user_properties", ())
+        if name == "said"
+    ]
+    if said:
+        terminalreporter.section("said")
+        for line in sorted(said):
+            terminalreporter.write_line(line)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -13,9 +14,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Self
 
 import pytest
+import structlog
 
+from drpilot.base import log
 from drpilot.base.clock import RealClock
 from drpilot.domain.run import RunView
 from drpilot.serve import Options, Service, notify, serve
@@ -136,7 +140,7 @@ class Running:
     def _run(self) -> None:
         self.code = self.service.run()
 
-    def __enter__(self) -> Running:
+    def __enter__(self) -> Self:
         self.thread.start()
         return self
 
@@ -252,11 +256,12 @@ def test_the_service_looks_at_sites_and_repeats_a_fence(tmp_path: Path) -> None:
 
 def test_one_log_line_a_happening(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Without a `tell` of its own the service writes its log; starting and ending are in it."""
-    from drpilot.base import log
-
     log.configure(verbose=True, json_lines=True)
-    tiny = Tiny(tmp_path, RealClock())
-    tiny.house.stop.set()
-    assert serve(tiny.house, Options(signals=False)) == 0
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert [re.search(r'"event": "(\w+)"', line)[1] for line in lines] == ["started", "ended"]  # type: ignore[index]
+    try:
+        tiny = Tiny(tmp_path, RealClock())
+        tiny.house.stop.set()
+        assert serve(tiny.house, Options(signals=False)) == 0
+    finally:
+        structlog.reset_defaults()  # what was configured writes to a stream that ends with this test
+    lines = [json.loads(line) for line in capsys.readouterr().err.strip().splitlines()]
+    assert [line["event"] for line in lines] == ["started", "ended"]

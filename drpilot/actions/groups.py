@@ -109,7 +109,8 @@ class Invalidate(Action[SiteInput, InvalidateOutput]):
     def start(self, ctx: Context, given: SiteInput) -> Answer[InvalidateOutput]:
         site = ctx.site(given.site)
         try:
-            within(2 * _LOOK_S, lambda: _mark(ctx, site, str(given.mark(ctx))))
+            within(_LOOK_S, lambda: list(_old_side(ctx, site)))
+            _mark(ctx, site, str(given.mark(ctx)))
         except CloudError as error:
             return self._pending(ctx, given, error)
         return visible(self.observe(ctx, given))

@@ -164,7 +164,7 @@ class Capture(Action[CaptureInput, CaptureOutput]):
         return visible(self.observe(ctx, given))
 
     def _found(self, ctx: Context) -> list[Json]:
-        found = snapshots(ctx.site("source"), made_here(ctx, blind="x"))
+        found = snapshots(ctx.site("source"), made_here(ctx))
         return [item for item in found if item["State"] != "error"]
 
     def observe(self, ctx: Context, given: CaptureInput) -> Answer[CaptureOutput]:
@@ -172,7 +172,7 @@ class Capture(Action[CaptureInput, CaptureOutput]):
         instance = instance_of(tier, given.instance)
         if not instance.volumes:
             return Done(CaptureOutput(snapshots={}, captured_at=rfc3339(ctx.intended_at)))
-        every = snapshots(ctx.site("source"), made_here(ctx, blind="x"))
+        every = snapshots(ctx.site("source"), made_here(ctx))
         found = {item["VolumeId"]: item for item in every if item["State"] != "error"}
         if any(tags_of(item).get("drpilot:attempt") == ctx.token for item in every) and not found:
             raise StepFailed(FailureClass.TRANSIENT, f"the snapshots of {instance.key} ended in state error")

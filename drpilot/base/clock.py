@@ -100,7 +100,7 @@ def rfc3339(moment: datetime) -> str:
 
 def parse_time(text: str) -> datetime:
     """Read RFC 3339; a time without an offset is refused with ValueError because it could mean two moments."""
-    moment = datetime.fromisoformat(text.strip().replace("Z", "+00:00"))
+    moment = datetime.fromisoformat(text.strip())
     if moment.tzinfo is None:
         raise ValueError(f"time {text!r} has no offset: write 2026-11-22T03:05:00Z or +01:00")
     return moment.astimezone(UTC)

@@ -30,7 +30,14 @@ class DrpilotError(Exception):
     """
 
     def __init__(
-        self, word: str, *, where: str = "", why: str = "", data: dict[str, Any] | None = None, **facts: Any
+        self,
+        word: str,
+        /,
+        *,
+        where: str = "",
+        why: str = "",
+        data: dict[str, Any] | None = None,
+        **facts: Any,
     ) -> None:
         self.row = CATALOGUE[word]
         self.where = where
@@ -53,10 +60,14 @@ class DrpilotError(Exception):
 
     def as_json(self) -> dict[str, Any]:
         """The error as `--output json` carries it."""
-        body = {"code": self.row.code, "word": self.word, "message": self.title, "exit_code": self.exit_code}
-        for key, value in (("where", self.where), ("why", self.why), ("hint", self.hint), ("data", self.data)):
-            if value:
-                body[key] = value
+        body: dict[str, Any] = {
+            "code": self.row.code,
+            "word": self.word,
+            "message": self.title,
+            "exit_code": self.exit_code,
+        }
+        more = {"where": self.where, "why": self.why, "hint": self.hint, "data": self.data}
+        body |= {key: value for key, value in more.items() if value}
         return {"error": body}
 
 

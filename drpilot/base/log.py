@@ -43,10 +43,12 @@ def _redact(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[
 
 def configure(*, verbose: bool = False, json_lines: bool = False) -> None:
     """Set up logging once a process: warnings by default, everything of drpilot when `verbose`."""
-    import structlog
+    import structlog  # noqa: PLC0415 - `--help` and `--version` never pay for it
 
     level = logging.DEBUG if verbose else logging.WARNING
-    renderer: Any = structlog.processors.JSONRenderer() if json_lines else structlog.dev.ConsoleRenderer(colors=False)
+    renderer: Any = (
+        structlog.processors.JSONRenderer() if json_lines else structlog.dev.ConsoleRenderer(colors=False)
+    )
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -63,6 +65,6 @@ def configure(*, verbose: bool = False, json_lines: bool = False) -> None:
 
 def logger(name: str) -> Any:
     """A structlog logger bound to `name`; event names are constants, facts are keywords."""
-    import structlog
+    import structlog  # noqa: PLC0415 - `--help` and `--version` never pay for it
 
     return structlog.get_logger(room=name)

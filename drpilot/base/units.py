@@ -48,7 +48,9 @@ def parse_size(text: str) -> int:
     """Bytes in a text such as `20GiB`; ValueError says what was wanted."""
     match = _SIZE.fullmatch(text.strip())
     if match is None:
-        raise ValueError(f"{text!r} is not a size; write a number with B, KiB, MiB, GiB or TiB, such as 20GiB")
+        raise ValueError(
+            f"{text!r} is not a size; write a number with B, KiB, MiB, GiB or TiB, such as 20GiB"
+        )
     return int(float(match[1]) * _BYTES[match[2]])
 
 

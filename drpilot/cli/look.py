@@ -7,18 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from drpilot.base.units import format_duration
 from drpilot.cli.documents import ENDED, point_document, run_document, run_line, seconds_between
 from drpilot.cli.options import GroupName, RunName
 from drpilot.cli.render import Answer, Table, moment, spelled
 from drpilot.cli.session import Session
+from drpilot.cli.statuspage import overview_blocks, page_blocks, span
 
 if TYPE_CHECKING:
     from datetime import datetime
 
     from drpilot.domain.run import RunView, StepView
-    from drpilot.services.grouppage import GroupPage
-    from drpilot.services.status import IfItFailedNow, Overview, Row, SiteLook
 
 __all__ = [
     "check",
@@ -54,182 +52,15 @@ def status(session: Session, group: MaybeGroup = None) -> Answer:
         from drpilot.services.grouppage import group_page
 
         page = group_page(known, now)
-        return Answer(spelled(told.as_json(page)), tuple(_page_blocks(page, now)), _next(session, page.next))
+        return Answer(spelled(told.as_json(page)), tuple(page_blocks(page, now)), _next(session, page.next))
     overview = told.overview(known, now)
     return Answer(
-        spelled(told.as_json(overview)), tuple(_overview_blocks(overview, now)), _next(session, overview.next)
+        spelled(told.as_json(overview)), tuple(overview_blocks(overview, now)), _next(session, overview.next)
     )
 
 
 def _next(session: Session, text: str) -> str:
     return session.command(text.removeprefix("drpilot ")) if text else ""
-
-
-_HEADS = ("GROUP", "STATE", "ACTIVE", "POINT", "AGE/RPO", "STANDBY", "LAST DRILL", "IF IT FAILED NOW")
-
-
-def _overview_blocks(overview: Overview, now: datetime) -> list[Any]:
-    if not overview.rows:
-        return ["no group is protected yet"]
-    blocks: list[Any] = [Table(_HEADS, tuple(_cells(row, now) for row in overview.rows))]
-    for row in overview.rows:
-        blocks += _under(row, now)
-    sites = [f"{site.name} {_age(site.looked_age_s)}" for site in overview.sites]
-    blocks.append(f"looked: {', '.join(sites) if sites else 'never'} · {_serving(overview, now)}")
-    return blocks
-
-
-def _cells(row: Row, now: datetime) -> tuple[Any, ...]:
-    age = "-" if row.point_age_s is None else format_duration(round(row.point_age_s))
-    late = " !" if row.rpo_met is False else ""
-    drill = "never !"
-    if row.drill is not None:
-        word = "passed" if row.drill.passed else "FAILED !"
-        drill = f"{moment(row.drill.at, now)} {word}" + (
-            " !" if row.drill_fresh is False and row.drill.passed else ""
-        )
-    standby = f"{row.standby_ready}/{row.standby_of}"
-    return (
-        row.group,
-        row.state,
-        row.active,
-        moment(row.point_at, now) if row.point_at else None,
-        f"{age}/{format_duration(row.rpo_objective_s)}{late}",
-        standby,
-        drill,
-        _failing(row.failing_now),
-    )
-
-
-def _failing(told: IfItFailedNow) -> str:
-    rto = (
-        "RTO unknown" if told.rto_s is None else f"RTO ~{format_duration(told.rto_s)} (p75 of {told.samples})"
-    )
-    if told.rpo_s is None:
-        return f"{rto}  nothing to restore"
-    sign = "RPO " if told.rpo_exact else "RPO ≤ "
-    return f"{rto}  {sign}{format_duration(told.rpo_s)}"
-
-
-def _under(row: Row, now: datetime) -> list[str]:
-    lines = [f"{row.group}: {run.text}" for run in row.live]
-    lines += [f"{row.group}:   {note}" for run in row.live for note in run.notes]
-    told = {run.text for run in row.live}
-    for problem in row.problems:
-        if problem.text in told:
-            continue
-        since = f" since {moment(problem.since, now)}" if problem.since is not None else ""
-        lines.append(f"{row.group}: {problem.text}{since}")
-    return lines
-
-
-def _serving(overview: Overview, now: datetime) -> str:
-    if not overview.services:
-        due = ""
-        serving = "serve: not running"
-    else:
-        due = ", ".join(f"{one.kind} {one.group} {moment(one.at, now)}" for one in overview.next_due[:3])
-        serving = f"serve: running on {', '.join(sorted({one.host for one in overview.services}))}"
-    return serving + (f", next: {due}" if due else "")
-
-
-def _age(seconds: float | None) -> str:
-    return "never" if seconds is None else f"{format_duration(round(seconds))} ago"
-
-
-def _site_line(site: SiteLook, now: datetime) -> str:
-    if site.answers is None:
-        return f"{site.name}  never looked at"
-    if site.answers:
-        return f"{site.name}  fine: {site.detail or 'answers'}, looked {_age(site.looked_age_s)}"
-    silent = f" since {moment(site.silent_since, now)} ({_age(site.silent_s)})" if site.silent_since else ""
-    return f"{site.name}  no answer{silent}, looked {_age(site.looked_age_s)}: {site.detail}"
-
-
-def _page_blocks(page: GroupPage, now: datetime) -> list[Any]:
-    row = page.row
-    blocks: list[Any] = [Table(_HEADS, (_cells(row, now),)), *_under(row, now)]
-    blocks += [f"  {_site_line(site, now)}" for site in page.sites]
-    if page.members:
-        blocks += [
-            "",
-            Table(
-                ("TIER", "KIND", "MEMBER", "ID", "DETAIL", "VOLUMES"),
-                tuple(
-                    (
-                        m.tier,
-                        m.kind,
-                        m.key,
-                        m.id,
-                        m.detail,
-                        f"{m.volumes} ({m.size_gib} GiB)" if m.volumes else None,
-                    )
-                    for m in page.members
-                ),
-            ),
-        ]
-    if page.standbys:
-        blocks += [
-            "",
-            Table(("STANDBY", "SITE", "STATE"), tuple((s.tier, s.site, s.state) for s in page.standbys)),
-        ]
-    blocks += [
-        "",
-        Table(
-            ("CONDITION", "VALUE", "REASON", "SINCE"),
-            tuple(
-                (c.name, _truth(c.value), c.reason, moment(c.since, now) if c.since else None)
-                for c in page.conditions
-            ),
-        ),
-    ]
-    if page.points:
-        blocks += [
-            "",
-            Table(
-                ("POINT", "STATE", "TAKEN", "AGE", "SITE", "PROVEN BY"),
-                tuple(
-                    (
-                        p.id,
-                        p.state,
-                        moment(p.captured_at, now) if p.captured_at else None,
-                        _span(p.age_s),
-                        p.site,
-                        p.proven_by,
-                    )
-                    for p in page.points
-                ),
-            ),
-        ]
-    if page.fences:
-        blocks += [
-            "",
-            Table(
-                ("FENCE", "STATE", "SINCE"),
-                tuple((f.site, f.state, moment(f.at, now) if f.at else None) for f in page.fences),
-            ),
-        ]
-    if page.runs:
-        blocks += [
-            "",
-            Table(
-                ("RUN", "MODE", "STATE", "RESULT", "BEGUN", "TOOK", "BY"),
-                tuple(
-                    (r.name, r.mode, r.state, r.result, moment(r.created_at, now), _span(r.seconds), r.by)
-                    for r in page.runs
-                ),
-            ),
-        ]
-    blocks += [f"{one.severity}: {one.message}" for one in page.findings]
-    return blocks
-
-
-def _truth(value: bool | None) -> str:
-    return "unknown" if value is None else "yes" if value else "no"
-
-
-def _span(seconds: float | None) -> str | None:
-    return None if seconds is None else format_duration(round(seconds, 1) if seconds < 60 else seconds)
 
 
 # -- check: live, bounded ----------------------------------------------------------------------------------------
@@ -260,7 +91,7 @@ def point_list(
             p.id,
             p.state,
             moment(p.captured_at, now) if p.captured_at else None,
-            _span(seconds_between(p.captured_at, now)),
+            span(seconds_between(p.captured_at, now)),
             f"{p.source} → {p.site}",
             len(p.replicas),
             p.proven_by,
@@ -322,7 +153,7 @@ def run_list(
             r.state,
             r.result,
             moment(r.created_at, now),
-            _span(seconds_between(r.started_at or r.created_at, r.ended_at)),
+            span(seconds_between(r.started_at or r.created_at, r.ended_at)),
             r.by,
             r.reason or None,
         )
@@ -371,7 +202,7 @@ def _step_cells(number: int, step: StepView) -> tuple[Any, ...]:
         number,
         step.path,
         step.state,
-        _span(seconds_between(step.started_at, step.ended_at)),
+        span(seconds_between(step.started_at, step.ended_at)),
         note or None,
     )
 

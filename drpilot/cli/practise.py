@@ -43,6 +43,7 @@ def demo(
     from drpilot.base.clock import RealClock
     from drpilot.demo import Reporter, tell
 
+    session.quiet()
     folder = folder.absolute()
     _ours(folder)
     session.run = "the demo"
@@ -53,8 +54,6 @@ def demo(
     with _closing(teller):
         told = tell(folder, Reporter(begins=teller.begins, ended=teller.ended, sees=teller.sees), keep=keep)
     lines = _totals(told)
-    if not session.terminal.json:
-        lines.append("by hand: drpilot lab up")
     return Answer(told, tuple(lines), "drpilot lab up", 0 if told.get("result", "ok") == "ok" else 1)
 
 
@@ -147,6 +146,7 @@ def _lab(session: Session) -> Lab:
     """The lab of this machine; whatever is said about it is marked LAB."""
     from drpilot import practice, wiring
 
+    session.quiet()
     session.terminal.lab = True
     return practice.Lab(wiring.home_of(lab=True))
 

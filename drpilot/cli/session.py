@@ -58,13 +58,18 @@ class Session:
         """The installation chosen by `--lab`, opened once; wiring decides who the person is."""
         if self._house is None:
             from drpilot import wiring
-            from drpilot.base import log
 
-            log.configure()
+            self.quiet()
 
             self._house = wiring.open_house(lab=self.common.lab, person=self.common.person, kind=self.kind)
         found: House = self._house
         return found
+
+    def quiet(self) -> None:
+        """Let the rooms below log warnings only; called before the first of them is used."""
+        from drpilot.base import log
+
+        log.configure()
 
     def say(self, *lines: str) -> None:
         """Write progress to stderr."""

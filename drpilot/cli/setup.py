@@ -69,6 +69,7 @@ def site_add(  # one option a way to reach a site
     from drpilot.base.clock import RealClock
     from drpilot.inventory.configuration import Configuration, SiteSettings, add_site
 
+    session.quiet()
     folder = wiring.home_of(lab=session.common.lab)
     wanted = SiteSettings(
         name,

@@ -141,7 +141,10 @@ class StandbySize:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """What proves a tier works: `tcp` port, or `http` URL (`{address}` stands for each member) that may `contain` a text."""
+    """What proves a tier works: a `tcp` port, or an `http` URL that may have to contain a text.
+
+    `{address}` in the URL stands for each member.
+    """
 
     tcp: int | None = None
     http: str | None = None
@@ -178,7 +181,9 @@ class Map:
 
     def reversed(self) -> Map:
         """The map of the way back."""
-        turned = {name: {right: left for left, right in getattr(self, name).items()} for name in self.__slots__}
+        turned = {
+            name: {right: left for left, right in getattr(self, name).items()} for name in self.__slots__
+        }
         return Map(**turned)
 
 

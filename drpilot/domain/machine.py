@@ -84,7 +84,9 @@ def fire(family: str, key: str, state: str, event: str, facts: Mapping[str, Any]
             pass
         else:
             why = "needed: " + ", ".join(holder.missing)
-    raise DrpilotError("transition-refused", family=family, key=key, event=event, state=state or "nothing", why=why)
+    raise DrpilotError(
+        "transition-refused", family=family, key=key, event=event, state=state or "nothing", why=why
+    )
 
 
 def allowed(family: Family, event: str) -> tuple[str, ...]:

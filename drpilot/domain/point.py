@@ -110,6 +110,8 @@ def expired(points: Sequence[RecoveryPoint], keep: Retention, now: datetime) -> 
     stale += [
         point
         for point in points
-        if point.state in {"failed", "quarantined"} and not point.pins and now - point.requested_at > timedelta(days=1)
+        if point.state in {"failed", "quarantined"}
+        and not point.pins
+        and now - point.requested_at > timedelta(days=1)
     ]
     return tuple(sorted(stale, key=lambda point: point.requested_at))

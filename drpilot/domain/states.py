@@ -89,9 +89,20 @@ POINT = Family(
         _t("available", "prove", "proven", "drill_passed"),
         _t("requested,capturing,copying,converting", "fail", "failed"),
         _t("available,proven", "quarantine", "quarantined", "reason_given"),
-        _t("available,proven,quarantined,failed", "expire", "expiring", "", "pinned last_available last_proven"),
+        _t(
+            "available,proven,quarantined,failed",
+            "expire",
+            "expiring",
+            "",
+            "pinned last_available last_proven",
+        ),
         _t("expiring", "deleted", "deleted", "unseen"),
-        _t("requested,capturing,copying,converting,available,proven,failed,quarantined,expiring", "group retired", "deleted", "unseen"),
+        _t(
+            "requested,capturing,copying,converting,available,proven,failed,quarantined,expiring",
+            "group retired",
+            "deleted",
+            "unseen",
+        ),
     ),
 )
 
@@ -137,7 +148,9 @@ GROUP = Family(
         State("degraded", 3, "the newest point is older than the objective, or a member is in error"),
         State("switching_over", 4, "a planned move without loss is under way"),
         State("failing_over", 5, "an unplanned move is under way; the source is presumed lost"),
-        State("awaiting_commit", 6, "the new side is writable and checked; a person must commit or roll back"),
+        State(
+            "awaiting_commit", 6, "the new side is writable and checked; a person must commit or roll back"
+        ),
         State("rolling_back", 7, "the move is being undone"),
         State("active_unprotected", 8, "committed on the new side; nothing protects it yet"),
         State("reprotecting", 9, "the first reverse point is being made"),
@@ -150,11 +163,21 @@ GROUP = Family(
         _t("seeding", "point available", "protected", "point_complete standby_ready"),
         _t("protected", "degrade", "degraded", "hysteresis_over"),
         _t("degraded", "recover", "protected", "hysteresis_over"),
-        _t("protected,degraded", "switch over", "switching_over", "both_reachable epoch_claimed unlocked cooled lane_held"),
+        _t(
+            "protected,degraded",
+            "switch over",
+            "switching_over",
+            "both_reachable epoch_claimed unlocked cooled lane_held",
+        ),
         _t("protected,degraded", "fail over", "failing_over", "epoch_claimed unlocked cooled lane_held"),
         _t("switching_over,failing_over", "verified", "awaiting_commit", "checks_green"),
         _t("switching_over,failing_over", "roll back", "rolling_back", "", "past_no_return"),
-        _t("switching_over,failing_over,awaiting_commit", "roll back with loss", "rolling_back", "old_side_fenced loss_typed"),
+        _t(
+            "switching_over,failing_over,awaiting_commit",
+            "roll back with loss",
+            "rolling_back",
+            "old_side_fenced loss_typed",
+        ),
         _t("rolling_back", "rolled back", "protected", "old_side_active epoch_released"),
         _t("rolling_back", "rolled back unseen", "degraded", "nothing_promoted epoch_released"),
         _t("awaiting_commit", "commit", "active_unprotected", "fence_accepted epoch_confirmed"),
@@ -282,7 +305,9 @@ FENCE = Family(
         _t("applying", "verified", "fenced", "write_blocked_observed"),
         _t("applying", "partly", "partial"),
         _t("applying", "unseen", "unverified"),
-        _t("fenced,partial,unverified,requested,applying", "release", "released", "side_is_standby_or_active"),
+        _t(
+            "fenced,partial,unverified,requested,applying", "release", "released", "side_is_standby_or_active"
+        ),
     ),
 )
 

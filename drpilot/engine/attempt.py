@@ -43,7 +43,13 @@ POLL_FIRST_S = 0.25
 POLL_FACTOR = 1.6
 UNDO_TRIES = 5
 _PASSING = frozenset(
-    {FailureClass.THROTTLED, FailureClass.TRANSIENT, FailureClass.TIMEOUT, FailureClass.UNKNOWN, FailureClass.NOT_FOUND}
+    {
+        FailureClass.THROTTLED,
+        FailureClass.TRANSIENT,
+        FailureClass.TIMEOUT,
+        FailureClass.UNKNOWN,
+        FailureClass.NOT_FOUND,
+    }
 )
 
 
@@ -85,7 +91,9 @@ def execute(action: Action[Any, Any], ctx: StepContext, phase: Phase) -> Outcome
         return _failed(attempt, Failure("precondition", error.row.code, error.title, {"hint": error.hint}))
     except Exception as error:  # noqa: BLE001 - the edge: a bug in an action must not take the driver down
         logger("engine").exception("action_raised", action=action.name, step=ctx.path)
-        return _failed(attempt, Failure("rejected", "DRP-9001", f"internal error in {action.name}: {error!r}"))
+        return _failed(
+            attempt, Failure("rejected", "DRP-9001", f"internal error in {action.name}: {error!r}")
+        )
 
 
 def _started(action: Action[Any, Any], ctx: StepContext, given: BaseModel) -> Answer[Any]:
@@ -157,7 +165,11 @@ def _looked(attempt: _Attempt, given: BaseModel, answer: Answer[Any]) -> Outcome
     looks = attempt.step.looks + 1
     settled = looks >= LOOKS and attempt.now - attempt.ctx.intended_at >= timedelta(seconds=SETTLE_S)
     kind = attempt.action.idempotency
-    if answer.certain or kind in (Idempotency.TOKEN, Idempotency.RERUN) or (settled and kind is Idempotency.OBSERVE):
+    if (
+        answer.certain
+        or kind in (Idempotency.TOKEN, Idempotency.RERUN)
+        or (settled and kind is Idempotency.OBSERVE)
+    ):
         return attempt.outcome("not there", note=answer.why)
     if looks >= LOOKS and kind is Idempotency.ONCE:
         return attempt.outcome("can't tell", looked=True, note=f"person: {answer.why}")
@@ -169,7 +181,9 @@ def _later(attempt: _Attempt, count: int) -> datetime:
 
 
 def _cloud_error(attempt: _Attempt, error: CloudError, phase: Phase) -> Outcome:
-    failure = Failure(error.kind.value, error.code, f"{error.site} {error.operation}: {error.message}", _facts(error))
+    failure = Failure(
+        error.kind.value, error.code, f"{error.site} {error.operation}: {error.message}", _facts(error)
+    )
     if phase == "look":
         return attempt.outcome("can't tell", failure=failure, wake_at=_later(attempt, attempt.step.tries + 2))
     if phase == "poll":
@@ -195,7 +209,9 @@ def _failed(attempt: _Attempt, failure: Failure) -> Outcome:
     if attempt.undoing:
         last = tries >= UNDO_TRIES
         wake_at = None if last else _backoff(attempt, tries)
-        return attempt.outcome("undo failed" if last else "transient failure", failure=failure, wake_at=wake_at)
+        return attempt.outcome(
+            "undo failed" if last else "transient failure", failure=failure, wake_at=wake_at
+        )
     if failure.kind in retry.errors and tries < retry.attempts:
         return attempt.outcome("transient failure", failure=failure, wake_at=_backoff(attempt, tries))
     return attempt.outcome("failed", failure=failure)

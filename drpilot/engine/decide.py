@@ -250,7 +250,7 @@ def _cancel_open(draft: Draft, reason: str, *, keep_always: bool = False) -> Non
 def _finish_cancel(draft: Draft, room: Room) -> None:
     keep = _has_open_always(draft)
     _cancel_open(draft, "the run was cancelled", keep_always=True)
-    if any(step.state in ("running",) or step.path in room.busy for step in draft.in_order()):
+    if any(step.state == "running" or step.path in room.busy for step in draft.in_order()):
         return
     if keep:
         draft.run_move("clean", result=draft.result or "cancelled")
@@ -278,7 +278,7 @@ def _end(draft: Draft) -> None:
         draft.run_move("clean")
     if any(step.state in OPEN for step in always):
         return
-    if any(step.state == "running" or step.state == "unknown" for step in forward):
+    if any(step.state in ("running", "unknown") for step in forward):
         return
     if any(step.state == "failed" for step in always):
         draft.run_move("not empty", reason="something the run made could not be removed")
@@ -298,5 +298,3 @@ def _result(draft: Draft) -> str:
         return draft.result
     states = {step.state for step in draft.in_order()}
     return "succeeded_with_warnings" if states & {"warned", "ignored"} else "succeeded"
-
-

@@ -54,7 +54,9 @@ class Draft:
         )
         self.changes.append(StepMove(path, event, reason, by, **more))
 
-    def run_move(self, event: str, *, reason: str = "", by: str = "", result: str | None = None, **data: Any) -> None:
+    def run_move(
+        self, event: str, *, reason: str = "", by: str = "", result: str | None = None, **data: Any
+    ) -> None:
         """Decide the run's own change."""
         self.state = fire("run", self.view.name, self.state, event)
         self.result = result or self.result

@@ -25,7 +25,7 @@ from drpilot.engine.decide import Room, decide
 from drpilot.engine.settle import settle
 from drpilot.journal.journal import Journal
 
-__all__ = ["Driver", "Drive"]
+__all__ = ["Drive", "Driver"]
 
 TICK_S = 0.5  # how often an idle driver looks for orders of people
 RENEW_S = 5.0
@@ -150,8 +150,10 @@ class _Loop:
 
     def _is_idle(self, view: RunView, decision: Decision) -> bool:
         moving = self.futures or decision.poll or decision.look or decision.start
-        busy_waits = view.state == "waiting" and decision.wake_at is not None and any(
-            step.state == "waiting" and step.planned.gate is None for step in view.steps.values()
+        busy_waits = (
+            view.state == "waiting"
+            and decision.wake_at is not None
+            and any(step.state == "waiting" and step.planned.gate is None for step in view.steps.values())
         )
         return view.state in _IDLE and not moving and not busy_waits
 
@@ -205,7 +207,9 @@ class _Loop:
                 return
             failure = Failure("conflict", error.row.code, f"{error.title}: {error.why}")
             event = "undo failed" if outcomes[0].event.startswith("und") else "failed"
-            self.journal.commit(self.lease, [Outcome(outcomes[0].path, outcomes[0].number, event, failure=failure)])
+            self.journal.commit(
+                self.lease, [Outcome(outcomes[0].path, outcomes[0].number, event, failure=failure)]
+            )
 
 
 def view_group(view: RunView, present: Group) -> Group:

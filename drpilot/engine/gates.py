@@ -43,7 +43,7 @@ def fence_verdict(view: RunView, steps: Mapping[str, StepView]) -> Verdict | Non
     found = [
         Verdict(step.output["verdict"])
         for step in steps.values()
-        if step.planned.action == "fence.apply" and step.output is not None and step.state not in ("undone",)
+        if step.planned.action == "fence.apply" and step.output is not None and step.state != "undone"
     ]
     if found and view.fences.get(view.plan.source) == Verdict.FENCED.value:
         return Verdict.FENCED
@@ -55,7 +55,9 @@ def fence_accepted(view: RunView, steps: Mapping[str, StepView]) -> bool:
     verdict = fence_verdict(view, steps)
     if verdict in (None, Verdict.FENCED):
         return True
-    everyone = persons(view.approvals, "go") | persons(view.approvals, "fence") | persons(view.approvals, "commit")
+    everyone = (
+        persons(view.approvals, "go") | persons(view.approvals, "fence") | persons(view.approvals, "commit")
+    )
     return len(everyone) >= 2 or any(approval.break_glass for approval in view.approvals)
 
 
@@ -70,11 +72,15 @@ def missing(view: RunView, steps: Mapping[str, StepView], gate: str) -> str:
             return f"{lacking} more approval{'s' if lacking > 1 else ''}" if lacking > 0 else ""
         case "fence":
             verdict = fence_verdict(view, steps)
-            foretold = proposal.fence if proposal is not None and proposal.fence is not None else Verdict.FENCED
+            foretold = (
+                proposal.fence if proposal is not None and proposal.fence is not None else Verdict.FENCED
+            )
             if verdict is None or not worse(verdict, foretold):
                 return ""
             asked = persons(view.approvals, "fence")
-            if _broken_glass(view.approvals, "fence") or (asked and len(asked | persons(view.approvals, "go")) >= 2):
+            if _broken_glass(view.approvals, "fence") or (
+                asked and len(asked | persons(view.approvals, "go")) >= 2
+            ):
                 return ""
             return f"a second person: the fence is {verdict.value}, {foretold.value} was foretold"
         case "traffic":
@@ -98,7 +104,9 @@ def consider(draft: Draft, path: str) -> None:
         if draft.state == "waiting":
             return
         if draft.state == "running":
-            draft.add(Move("group", draft.view.group, "verified", {"checks_green": True}, unless=_VERIFIED_FROM))
+            draft.add(
+                Move("group", draft.view.group, "verified", {"checks_green": True}, unless=_VERIFIED_FROM)
+            )
             draft.run_move("commit reached")
         return
     lacking = missing(draft.view, draft.steps, gate)
@@ -112,5 +120,6 @@ def consider(draft: Draft, path: str) -> None:
 
 def _others_wait(draft: Draft, path: str) -> bool:
     return any(
-        step.planned.gate is not None and step.state == "waiting" and step.path != path for step in draft.in_order()
+        step.planned.gate is not None and step.state == "waiting" and step.path != path
+        for step in draft.in_order()
     )

@@ -1,6 +1,7 @@
-"""Orders of people, read by whoever drives: approve, decline, pause, resume, cancel, retry, skip, settle, commit, rollback.
+"""Orders of people, read by whoever drives.
 
-Each is settled in the same commit as what it causes; a refused one says why and changes nothing.
+Approve, decline, pause, resume, cancel, retry, skip, settle, commit, rollback: each is settled in the same commit as
+what it causes; a refused one says why and changes nothing.
 """
 
 from __future__ import annotations
@@ -84,7 +85,9 @@ def _decline(draft: Draft, request: Request) -> str | None:
     for step in draft.in_order():
         if step.state in ("pending", "ready", "waiting"):
             draft.step_move(step.path, "cancelled", reason=f"{request.by} declined", by=request.by)
-    draft.run_move("declined", reason=request.comment or f"declined at gate {path}", by=request.by, result="cancelled")
+    draft.run_move(
+        "declined", reason=request.comment or f"declined at gate {path}", by=request.by, result="cancelled"
+    )
     return None
 
 
@@ -174,7 +177,9 @@ def _cancel(draft: Draft, request: Request) -> str | None:
     if draft.view.lane == "move" and undoing.has_effects(draft):
         return "a move that has begun to change things is rolled back, not cancelled"
     draft.add(Settled(request.id))
-    draft.run_move("cancel", reason=request.comment or "cancelled by a person", by=request.by, result="cancelled")
+    draft.run_move(
+        "cancel", reason=request.comment or "cancelled by a person", by=request.by, result="cancelled"
+    )
     return None
 
 
@@ -186,7 +191,9 @@ def _commit(draft: Draft, request: Request) -> str | None:
     if not gates.fence_accepted(trial, draft.steps):
         return "the old side is not fenced for certain: a second person must commit"
     _record(draft, request, approval)
-    path = next(step.path for step in draft.in_order() if step.planned.gate == "commit" and step.state == "waiting")
+    path = next(
+        step.path for step in draft.in_order() if step.planned.gate == "commit" and step.state == "waiting"
+    )
     draft.step_move(path, "as wanted", by=request.by, output={"persons": [request.by]})
     draft.run_move("commit", by=request.by, reason=request.comment)
     return None

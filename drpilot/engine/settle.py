@@ -18,5 +18,7 @@ def settle(view: RunView) -> tuple[Change, ...]:
         if step.attempt is None or step.attempt.state != "intent":
             continue
         if step.state in ("running", "undoing"):
-            changes.append(Outcome(step.path, step.attempt.number, "reply lost", note="the driver before was lost"))
+            changes.append(
+                Outcome(step.path, step.attempt.number, "reply lost", note="the driver before was lost")
+            )
     return tuple(changes)

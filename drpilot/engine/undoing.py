@@ -96,7 +96,11 @@ def _follow(draft: Draft, step: StepView) -> None:
 
 
 def _finish(draft: Draft, steps: list[StepView]) -> None:
-    claimed = [step for step in steps if step.planned.action == "epoch.claim" and step.state in ("succeeded", "warned")]
+    claimed = [
+        step
+        for step in steps
+        if step.planned.action == "epoch.claim" and step.state in ("succeeded", "warned")
+    ]
     seen = any(
         step.planned.action == "check.source" and step.output is not None and step.output.get("alive")
         for step in steps
@@ -106,5 +110,3 @@ def _finish(draft: Draft, steps: list[StepView]) -> None:
     still = ("protected", "degraded", "seeding", "active_unprotected", "reprotecting")
     draft.add(Move("group", draft.view.group, event, facts, unless=still))
     draft.run_move("rolled back", result="rolled_back")
-
-

@@ -37,7 +37,9 @@ from drpilot.journal.tables import (
 
 __all__ = ["Writer"]
 
-_ENDED = frozenset({"succeeded", "warned", "failed", "skipped", "ignored", "cancelled", "undone", "undo_failed"})
+_ENDED = frozenset(
+    {"succeeded", "warned", "failed", "skipped", "ignored", "cancelled", "undone", "undo_failed"}
+)
 _ATTEMPT_STATE = {
     "as wanted": "ok",
     "as wanted, with a warning": "ok",
@@ -82,7 +84,9 @@ class Writer:
             body={key: value for key, value in body.items() if value not in (None, "", {}, ())},
         )
 
-    def fire(self, family: str, key: str, state: str, event: str, facts: Mapping[str, Any], **more: Any) -> str:
+    def fire(
+        self, family: str, key: str, state: str, event: str, facts: Mapping[str, Any], **more: Any
+    ) -> str:
         """The new state by the lifecycle table, recorded."""
         to = fire(family, key, state, event, facts)
         self.event("moved", {"family": family, "key": key, "event": event, "from": state, "to": to, **more})
@@ -124,7 +128,9 @@ class Writer:
         run, step = self._the_run(), self._step(intent.path)
         event = "attempt started" if intent.kind == "do" else "undo"
         if not (intent.kind == "undo" and step.state == "undoing"):
-            step.state = self.fire("step", self._key(step.path), step.state, event, {}, number=intent.number, token=intent.token)  # fmt: skip
+            step.state = self.fire(
+                "step", self._key(step.path), step.state, event, {}, number=intent.number, token=intent.token
+            )
         step.attempt, step.round, step.wake_at, step.polls = intent.number, intent.round, None, 0
         step.tries += 1
         step.looks = 0
@@ -150,18 +156,28 @@ class Writer:
     def _outcome(self, outcome: Outcome) -> None:
         step = self._step(outcome.path)
         failure = to_plain(outcome.failure) if outcome.failure else None
-        quiet = outcome.event in ("still waits", "can't tell") or (outcome.event == "undo waits" and step.polls > 0)
+        quiet = outcome.event in ("still waits", "can't tell") or (
+            outcome.event == "undo waits" and step.polls > 0
+        )
         stays = step.state == "undoing" and outcome.event in ("reply lost", "transient failure", "can't tell")
         if quiet and not stays:
             step.state = fire("step", step.path, step.state, outcome.event)
         elif not stays:
             step.state = self.fire(
-                "step", self._key(step.path), step.state, outcome.event, {}, failure=failure, note=outcome.note
+                "step",
+                self._key(step.path),
+                step.state,
+                outcome.event,
+                {},
+                failure=failure,
+                note=outcome.note,
             )
         step.wake_at = stamp(outcome.wake_at)
         step.progress, step.note = outcome.progress, outcome.note
         step.polls += 1 if outcome.event in ("waits", "still waits", "there, not yet", "undo waits") else 0
-        step.looks = step.looks + 1 if outcome.looked else (0 if outcome.event != "can't tell" else step.looks)
+        step.looks = (
+            step.looks + 1 if outcome.looked else (0 if outcome.event != "can't tell" else step.looks)
+        )
         if outcome.event == "transient failure":
             step.round += 1
         if outcome.failure is not None:
@@ -339,7 +355,9 @@ class Writer:
         tier, _, site = move.key.partition("@")
         row = self.session.get(StandbyRow, (self.group, tier, site))
         if row is None:
-            row = StandbyRow(group=self.group, tier=tier, site=site, state="absent", changed_at=micros(self.now))
+            row = StandbyRow(
+                group=self.group, tier=tier, site=site, state="absent", changed_at=micros(self.now)
+            )
         if row.state not in move.unless:
             key = f"{self.group}/{move.key}"
             row.state = self.fire("standby", key, row.state, move.event, move.facts, data=_plain(move.data))
@@ -354,7 +372,14 @@ class Writer:
         entry = fences.get(move.key, {"state": "none"})
         if entry["state"] in move.unless:
             return
-        to = self.fire("fence", f"{self.group}@{move.key}", entry["state"], move.event, move.facts, data=_plain(move.data))  # fmt: skip
+        to = self.fire(
+            "fence",
+            f"{self.group}@{move.key}",
+            entry["state"],
+            move.event,
+            move.facts,
+            data=_plain(move.data),
+        )
         fences[move.key] = {**entry, **_plain(move.data), "state": to, "at": micros(self.now)}
         group.fences = pack(fences)
         self.session.add(group)
@@ -381,12 +406,16 @@ class Writer:
 
     def _let_go(self) -> None:
         """With the group go its points and standbys: the run before saw that nothing of them is left."""
-        points = self.session.exec(select(PointRow).where(PointRow.group == self.group, PointRow.state != "deleted"))
+        points = self.session.exec(
+            select(PointRow).where(PointRow.group == self.group, PointRow.state != "deleted")
+        )
         for point in points.all():
             self.move(Move("point", point.id, "group retired", {"unseen": True}))
         standbys = self.session.exec(select(StandbyRow).where(StandbyRow.group == self.group))
         for standby in standbys.all():
-            self.move(Move("standby", f"{standby.tier}@{standby.site}", "retire", unless=("retired", "active")))
+            self.move(
+                Move("standby", f"{standby.tier}@{standby.site}", "retire", unless=("retired", "active"))
+            )
 
     def _group_facts(self, group: GroupRow) -> dict[str, bool]:
         cooldown = timedelta(seconds=from_plain(Group, unpack(group.body)).cooldown_s)
@@ -407,4 +436,6 @@ class Writer:
 
 
 def _plain(data: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: to_plain(value) if isinstance(value, datetime) else value for key, value in dict(data).items()}
+    return {
+        key: to_plain(value) if isinstance(value, datetime) else value for key, value in dict(data).items()
+    }

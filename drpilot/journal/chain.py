@@ -58,7 +58,9 @@ def append(  # noqa: PLR0913 - the columns of one row
     session.flush()
 
 
-def events(session: Session, *, chain: str | None = None, group: str | None = None, after: int = 0) -> list[Event]:
+def events(
+    session: Session, *, chain: str | None = None, group: str | None = None, after: int = 0
+) -> list[Event]:
     """Events with an id above `after`, oldest first."""
     query = select(EventRow).where(col(EventRow.id) > after).order_by(col(EventRow.id))
     if chain is not None:
@@ -66,9 +68,19 @@ def events(session: Session, *, chain: str | None = None, group: str | None = No
     if group is not None:
         query = query.where(EventRow.group == group)
     return [
-        Event(row.id or 0, row.chain, row.sequence, row.group, row.kind, from_micros(row.at), row.actor, unpack(row.body), row.hash)
+        Event(
+            row.id or 0,
+            row.chain,
+            row.sequence,
+            row.group,
+            row.kind,
+            from_micros(row.at),
+            row.actor,
+            unpack(row.body),
+            row.hash,
+        )
         for row in session.exec(query)
-    ]  # fmt: skip
+    ]
 
 
 def verify(chain: str, found: Sequence[Event], *, shown: str = "") -> str:

@@ -40,7 +40,11 @@ class Database:
     def __init__(self, url: str) -> None:
         self.url = url
         parsed = make_url(url)
-        self.shown = parsed.database if parsed.get_backend_name() == "sqlite" else parsed.render_as_string(hide_password=True)
+        self.shown = (
+            parsed.database
+            if parsed.get_backend_name() == "sqlite"
+            else parsed.render_as_string(hide_password=True)
+        )
         self.sqlite = parsed.get_backend_name() == "sqlite"
         if self.sqlite and parsed.database and parsed.database != ":memory:":
             try:
@@ -52,7 +56,9 @@ class Database:
             self._upgrade()
 
     def _connect(self) -> Engine:
-        arguments: dict[str, Any] = {"timeout": _BUSY_MS / 1000, "check_same_thread": False} if self.sqlite else {}
+        arguments: dict[str, Any] = (
+            {"timeout": _BUSY_MS / 1000, "check_same_thread": False} if self.sqlite else {}
+        )
         engine = create_engine(self.url, connect_args=arguments)
         if self.sqlite:
             event.listen(engine, "connect", _pragmas)

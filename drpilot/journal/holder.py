@@ -35,7 +35,9 @@ def _started(pid: int) -> str:
 def present_holder(person: str, kind: str = "cli") -> Holder:
     """This process as a holder."""
     pid = os.getpid()
-    return Holder(person=person, host=socket.gethostname(), boot=_boot(), pid=pid, started=_started(pid), kind=kind)
+    return Holder(
+        person=person, host=socket.gethostname(), boot=_boot(), pid=pid, started=_started(pid), kind=kind
+    )
 
 
 def is_gone(holder: Holder) -> bool:

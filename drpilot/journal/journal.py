@@ -137,7 +137,18 @@ class Journal(Registry):
         if new.approval is not None:
             session.add(ApprovalRow(run=row.id, body=pack_value(new.approval)))
         writer = Writer(session, now, new.by, plan.group, row)
-        writer.fire("run", f"{row.group}/{row.number}", "", "create", {"lane_held": True}, mode=plan.mode, plan=row.plan_digest, point=plan.point, reason=new.reason, proposal=new.proposal.digest if new.proposal else None)  # fmt: skip
+        writer.fire(
+            "run",
+            f"{row.group}/{row.number}",
+            "",
+            "create",
+            {"lane_held": True},
+            mode=plan.mode,
+            plan=row.plan_digest,
+            point=plan.point,
+            reason=new.reason,
+            proposal=new.proposal.digest if new.proposal else None,
+        )
         session.flush()
         return row
 
@@ -243,12 +254,31 @@ class Journal(Registry):
 
     # -- orders of people -----------------------------------------------------------------------------------
 
-    def post(self, run: str, kind: str, by: str, *, step: str | None = None, comment: str = "", data: dict[str, Any] | None = None) -> str:  # noqa: E501  # fmt: skip
+    def post(  # noqa: PLR0913 - the columns of one row
+        self,
+        run: str,
+        kind: str,
+        by: str,
+        *,
+        step: str | None = None,
+        comment: str = "",
+        data: dict[str, Any] | None = None,
+    ) -> str:
         """Insert an order (approve, decline, pause, resume, cancel, retry, skip, settle, commit, rollback)."""
         with self.database.write() as session:
             return self._post(session, run, kind, by, step=step, comment=comment, data=data)
 
-    def _post(self, session: Session, run: str, kind: str, by: str, *, step: str | None = None, comment: str = "", data: dict[str, Any] | None = None) -> str:  # noqa: E501  # fmt: skip
+    def _post(  # noqa: PLR0913 - the columns of one row
+        self,
+        session: Session,
+        run: str,
+        kind: str,
+        by: str,
+        *,
+        step: str | None = None,
+        comment: str = "",
+        data: dict[str, Any] | None = None,
+    ) -> str:
         request = self.new_id()
         session.add(
             RequestRow(
@@ -288,7 +318,9 @@ class Journal(Registry):
     def runs(self, group: str | None = None, *, live: bool = False, limit: int = 50) -> tuple[RunView, ...]:
         """Runs, newest first."""
         with self.database.read() as session:
-            query = select(RunRow).order_by(col(RunRow.created_at).desc(), col(RunRow.number).desc()).limit(limit)
+            query = (
+                select(RunRow).order_by(col(RunRow.created_at).desc(), col(RunRow.number).desc()).limit(limit)
+            )
             if group is not None:
                 query = query.where(RunRow.group == group)
             if live:
@@ -298,7 +330,9 @@ class Journal(Registry):
     def attempts(self, run: str) -> list[tuple[str, Any]]:
         """Every attempt of a run as (step path, AttemptView), in order."""
         with self.database.read() as session:
-            rows = session.exec(select(AttemptRow).where(AttemptRow.run == run).order_by(col(AttemptRow.intended_at)))
+            rows = session.exec(
+                select(AttemptRow).where(AttemptRow.run == run).order_by(col(AttemptRow.intended_at))
+            )
             return [(row.path, views.attempt_view(row)) for row in rows]
 
     def first_intent(self, run: str, path: str, round_: int) -> Any:
@@ -320,7 +354,9 @@ class Journal(Registry):
         found = [point for point in self.points(group, deleted=True) if point.id.startswith(text)]
         exact = [point for point in found if point.id == text]
         if len(exact or found) != 1:
-            raise DrpilotError("unknown-point", point=text, group=group, why="" if not found else "several begin so")
+            raise DrpilotError(
+                "unknown-point", point=text, group=group, why="" if not found else "several begin so"
+            )
         return (exact or found)[0]
 
     def standbys(self, group: str) -> tuple[StandbyView, ...]:
@@ -328,7 +364,9 @@ class Journal(Registry):
         with self.database.read() as session:
             return views.standbys_of(session, group)
 
-    def events(self, *, run: str | None = None, group: str | None = None, after: int = 0) -> list[chain.Event]:
+    def events(
+        self, *, run: str | None = None, group: str | None = None, after: int = 0
+    ) -> list[chain.Event]:
         """Events of a run's chain, or all of a group's, or all."""
         with self.database.read() as session:
             return chain.events(session, chain=run, group=group, after=after)
@@ -354,4 +392,3 @@ class Journal(Registry):
 def approvals_of(run: RunView, gate: str) -> tuple[Approval, ...]:
     """The approvals of one gate."""
     return tuple(approval for approval in run.approvals if approval.gate == gate)
-

@@ -42,7 +42,13 @@ class Registry:
             writer = Writer(session, now, by, group.name)
             if row is None or row.state == "retired":
                 state = writer.fire("group", group.name, "", "protect", {"mapped": True})
-                fresh = row or GroupRow(name=group.name, state=state, active=group.primary, created_at=micros(now), changed_at=micros(now))  # fmt: skip
+                fresh = row or GroupRow(
+                    name=group.name,
+                    state=state,
+                    active=group.primary,
+                    created_at=micros(now),
+                    changed_at=micros(now),
+                )
                 fresh.state, fresh.active, row = state, group.primary, fresh
             else:
                 writer.event("group file", {"before": row.document, "after": document})
@@ -98,7 +104,9 @@ class Registry:
             row.locked_by = by if reason is not None else None
             row.locked_reason, row.locked_at = reason, micros(now) if reason is not None else None
             session.add(row)
-            Writer(session, now, by, group).event("locked" if reason is not None else "unlocked", {"reason": reason})
+            Writer(session, now, by, group).event(
+                "locked" if reason is not None else "unlocked", {"reason": reason}
+            )
 
     def acknowledge(self, group: str, by: str, reason: str) -> None:
         """A person has seen the last move: the pause against flapping is over."""
@@ -200,7 +208,8 @@ class Registry:
             return tuple(
                 views.service_view(row)
                 for row in rows
-                if from_micros(row.heartbeat_at) >= oldest and not is_gone(from_plain(Holder, unpack(row.holder)))
+                if from_micros(row.heartbeat_at) >= oldest
+                and not is_gone(from_plain(Holder, unpack(row.holder)))
             )
 
     # -- findings -------------------------------------------------------------------------------------------

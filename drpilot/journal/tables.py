@@ -128,8 +128,15 @@ class RunRow(SQLModel, table=True):
     __tablename__ = "run"
     __table_args__ = (
         UniqueConstraint("group", "number"),
-        Index("ix_run_lane_live", "group", "lane", unique=True, sqlite_where=text("live = 1"), postgresql_where=text("live = 1")),
-    )  # fmt: skip
+        Index(
+            "ix_run_lane_live",
+            "group",
+            "lane",
+            unique=True,
+            sqlite_where=text("live = 1"),
+            postgresql_where=text("live = 1"),
+        ),
+    )
     id: str = Field(primary_key=True)
     group: str = Field(foreign_key="group.name", index=True)
     number: int

@@ -176,12 +176,21 @@ def point_view(row: PointRow, replicas: list[ReplicaRow], pins: frozenset[str]) 
         proven_at=moment(row.proven_at),
         proven_by=row.proven_by,
         replicas=tuple(
-            Replica(r.member, r.kind, r.site, r.source_id, r.resource, r.tier, r.size_gib, {**unpack(r.facts), "state": r.state})
+            Replica(
+                r.member,
+                r.kind,
+                r.site,
+                r.source_id,
+                r.resource,
+                r.tier,
+                r.size_gib,
+                {**unpack(r.facts), "state": r.state},
+            )
             for r in replicas
         ),
         pins=frozenset(kept),
         facts=unpack(row.facts),
-    )  # fmt: skip
+    )
 
 
 def points_of(session: Session, group: str, *, deleted: bool = False) -> tuple[RecoveryPoint, ...]:
@@ -192,7 +201,9 @@ def points_of(session: Session, group: str, *, deleted: bool = False) -> tuple[R
         query = query.where(PointRow.state != "deleted")
     rows = session.exec(query).all()
     replicas: dict[str, list[ReplicaRow]] = {}
-    for replica in session.exec(select(ReplicaRow).where(col(ReplicaRow.point).in_([row.id for row in rows]))):
+    for replica in session.exec(
+        select(ReplicaRow).where(col(ReplicaRow.point).in_([row.id for row in rows]))
+    ):
         replicas.setdefault(replica.point, []).append(replica)
     pins: dict[str, set[str]] = {}
     for run in session.exec(select(RunRow).where(RunRow.group == group, RunRow.live == 1)):
@@ -215,7 +226,10 @@ def schedule_view(row: ScheduleRow) -> ScheduleView:
 def service_view(row: ServiceRow) -> ServiceView:
     """A service row as a value."""
     return ServiceView(
-        row.id, from_plain(Holder, unpack(row.holder)), from_micros(row.started_at), from_micros(row.heartbeat_at)
+        row.id,
+        from_plain(Holder, unpack(row.holder)),
+        from_micros(row.started_at),
+        from_micros(row.heartbeat_at),
     )
 
 
@@ -287,7 +301,9 @@ def run_view(session: Session, row: RunRow) -> RunView:
         step.path: _step(plan, step, attempts.get(step.path))
         for step in session.exec(select(StepRow).where(StepRow.run == row.id).order_by(col(StepRow.position)))
     }
-    approvals = session.exec(select(ApprovalRow).where(ApprovalRow.run == row.id).order_by(col(ApprovalRow.id)))
+    approvals = session.exec(
+        select(ApprovalRow).where(ApprovalRow.run == row.id).order_by(col(ApprovalRow.id))
+    )
     requests = session.exec(
         select(RequestRow)
         .where(RequestRow.run == row.id, col(RequestRow.settled_at).is_(None))
@@ -314,7 +330,8 @@ def run_view(session: Session, row: RunRow) -> RunView:
         proposal=from_plain(Proposal, unpack(row.proposal)) if row.proposal else None,
         approvals=tuple(from_plain(Approval, unpack(approval.body)) for approval in approvals),
         requests=tuple(
-            Request(r.id, r.run, r.kind, r.by, from_micros(r.at), r.step, r.comment, unpack(r.data)) for r in requests
+            Request(r.id, r.run, r.kind, r.by, from_micros(r.at), r.step, r.comment, unpack(r.data))
+            for r in requests
         ),
         group_state=group.state,
         fences={site: entry["state"] for site, entry in unpack(group.fences).items()},

@@ -76,7 +76,7 @@ def verify(document: Mapping[str, Any]) -> Verification:
 
 def _hash(previous: str, event: Any) -> str | None:
     """The hash an event must carry after `previous`; None where it is no event."""
-    if not isinstance(event, Mapping) or not _KEYS <= set(event):
+    if not isinstance(event, Mapping) or not set(event) >= _KEYS:
         return None
     content = [event["sequence"], event["kind"], event["at_us"], event["actor"], canonical(event["body"])]
     return chained(previous, content)

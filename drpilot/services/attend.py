@@ -31,7 +31,9 @@ def attend(
     report = seen or (lambda view: None)
     if not house.journal.services():
         try:
-            drive = house.driver(report).drive(run, house.holder, patient=patient_s > 0, wait_s=patient_s or None)
+            drive = house.driver(report).drive(
+                run, house.holder, patient=patient_s > 0, wait_s=patient_s or None
+            )
         except Superseded as error:
             raise DrpilotError("superseded", run=error.run, by=error.by) from error
         if drive.stopped:
@@ -67,15 +69,23 @@ def verdict(view: RunView) -> DrpilotError | None:
     if view.state == "finished":
         return _finished(view)
     if view.state == "waiting":
-        return DrpilotError("run-waiting", run=view.name, what="a person's approval", hint=f"drpilot run approve {view.group}")  # noqa: E501  # fmt: skip
+        return DrpilotError(
+            "run-waiting", run=view.name, what="a person's approval", hint=f"drpilot run approve {view.group}"
+        )
     if view.state == "clean_failed":
         return DrpilotError("clean-failed", run=view.name, count="some", group=view.group)
     failed = next((step for step in view.steps.values() if step.state in ("failed", "undo_failed")), None)
     unknown = next((step for step in view.steps.values() if step.state == "unknown"), None)
     if unknown is not None and failed is None:
-        return DrpilotError("run-unknown", run=view.name, step=unknown.path, group=view.group, why=unknown.note)
+        return DrpilotError(
+            "run-unknown", run=view.name, step=unknown.path, group=view.group, why=unknown.note
+        )
     if view.state == "paused":
-        what = failed.failure.message if failed is not None and failed.failure is not None else "paused by a person"
+        what = (
+            failed.failure.message
+            if failed is not None and failed.failure is not None
+            else "paused by a person"
+        )
         where = failed.planned.position if failed is not None else ""
         path = failed.path if failed is not None else "-"
         return DrpilotError("run-paused", run=view.name, step=path, group=view.group, what=what, where=where)
@@ -87,7 +97,20 @@ def _finished(view: RunView) -> DrpilotError | None:
         return None
     if view.result in ("cancelled", "expired", "refused"):
         return DrpilotError("run-cancelled", run=view.name, why=view.result or "")
-    failed = next((step for step in view.steps.values() if step.failure is not None and step.state in ("failed", "ignored", "cancelled")), None)  # noqa: E501  # fmt: skip
+    failed = next(
+        (
+            step
+            for step in view.steps.values()
+            if step.failure is not None and step.state in ("failed", "ignored", "cancelled")
+        ),
+        None,
+    )
     text = failed.failure.message if failed is not None and failed.failure is not None else view.result or ""
     word = "drill-failed" if view.mode == "drill" else "run-failed"
-    return DrpilotError(word, run=view.name, step=failed.path if failed else "-", what=text, where=failed.planned.position if failed else "")  # noqa: E501  # fmt: skip
+    return DrpilotError(
+        word,
+        run=view.name,
+        step=failed.path if failed else "-",
+        what=text,
+        where=failed.planned.position if failed else "",
+    )

@@ -92,7 +92,7 @@ def propose(house: House, mode_name: str, name: str, asking: Asking) -> Offer:
     group = _members(house, view, mode, source)
     point = _point(house, view, mode, asking, target)
     run = house.journal.new_id()
-    plan = _plan(house, mode, group, source, target, point.id if point else house.journal.new_id())
+    plan = _plan(house, mode, group, (source, target), point.id if point else house.journal.new_id())
     proposal = _proposal(house, _Case(mode, view, group, plan, point, asking, looks))
     return Offer(mode, run, plan, proposal, looks)
 
@@ -106,7 +106,12 @@ def _direction(house: House, view: GroupView, mode: Mode, asking: Asking) -> tup
         target = view.group.other(source)
     if asking.to is not None and asking.to != target:
         why = f"{view.name} is active on {view.active}"
-        raise DrpilotError("usage", what=f"--to {asking.to} is not the other side of {view.name}", why=why, hint=f"--to {target}")  # noqa: E501  # fmt: skip
+        raise DrpilotError(
+            "usage",
+            what=f"--to {asking.to} is not the other side of {view.name}",
+            why=why,
+            hint=f"--to {target}",
+        )
     return source, target
 
 
@@ -135,7 +140,9 @@ def _guard(house: House, view: GroupView, mode: Mode, asking: Asking) -> None:
         age_s = (house.clock.now() - view.moved_at).total_seconds()
         left_s = view.group.cooldown_s - age_s
         if left_s > 0:
-            raise DrpilotError("cooldown", group=view.name, age=format_duration(age_s), left=format_duration(left_s))
+            raise DrpilotError(
+                "cooldown", group=view.name, age=format_duration(age_s), left=format_duration(left_s)
+            )
 
 
 def _looks(house: House, view: GroupView, source: str, target: str) -> dict[str, Look]:
@@ -169,9 +176,9 @@ def _point(house: House, view: GroupView, mode: Mode, asking: Asking, target: st
     return found
 
 
-def _plan(house: House, mode: Mode, group: Group, source: str, target: str, point: str) -> Plan:
+def _plan(house: House, mode: Mode, group: Group, route: tuple[str, str], point: str) -> Plan:
     text, file = shipped(mode.runbook)
-    facts = CompileFacts(group, mode.name, mode.lane, source, target, point, drill=mode.isolated)
+    facts = CompileFacts(group, mode.name, mode.lane, *route, point, drill=mode.isolated)
     return compile(text, file, facts, action_facts(house))
 
 
@@ -192,7 +199,9 @@ def _proposal(house: House, case: _Case) -> Proposal:
     since = _since(house, case, now)
     loss, exact = loss_s(case.point, since, now) if mode.asks_loss and case.point else (None, True)
     foretold = _foretold(mode, source_look)
-    no_way_back = next(((number, step.path) for number, step in enumerate(plan.steps, 1) if step.no_way_back), None)
+    no_way_back = next(
+        ((number, step.path) for number, step in enumerate(plan.steps, 1) if step.no_way_back), None
+    )
     rto_s, samples = predict(plan, house.journal.runs(case.view.name, limit=30))
     asks = mode.approvals is not None
     return Proposal(
@@ -273,7 +282,9 @@ def _witness_sight(house: House, case: _Case, now: datetime) -> Sight:
         return Sight("witness", "bad", f"can't be read: {error}", now)
     if claim is None:
         return Sight("witness", "ok", f"nothing claimed yet; the journal says epoch {case.view.epoch}", now)
-    text = f"epoch {claim.epoch}, active {claim.active}" + (f", claimed by run {claim.run}" if claim.run else "")
+    text = f"epoch {claim.epoch}, active {claim.active}" + (
+        f", claimed by run {claim.run}" if claim.run else ""
+    )
     agrees = claim.active == case.view.active and claim.run is None
     return Sight("witness", "ok" if agrees else "bad", text, now)
 
@@ -354,8 +365,7 @@ def consent(house: House, offer: Offer, typed: Typed) -> Approval | None:
 
 def _ceiling(loss: float | None) -> str:
     """The loss as a person types it: never rounded down below the number that is checked."""
-    text = format_duration(float(int(loss or 0.0) + 1))
-    return text
+    return format_duration(float(int(loss or 0.0) + 1))
 
 
 def begin(house: House, offer: Offer, approval: Approval | None) -> RunView:
@@ -376,5 +386,3 @@ def begin(house: House, offer: Offer, approval: Approval | None) -> RunView:
         facts={"at_end": mode.at_end, "end_facts": {"name_typed": True}} if mode.at_end else {},
     )
     return house.journal.create(new)
-
-

@@ -40,7 +40,8 @@ class Prober(Protocol):
 @dataclass(slots=True)
 class House:
     """One installation at work. `person` is who asks, `account` what tells persons apart: the login (in the lab
-    the person's name, so that one terminal can play two people). `lab` says that everything is simulated."""
+    the person's name, so that one terminal can play two people). `lab` says that everything is simulated.
+    """
 
     journal: Journal
     configuration: Configuration
@@ -63,7 +64,15 @@ class House:
 
     def driver(self, seen: Callable[[Any], None] | None = None) -> Driver:
         """A driver for this house's journal."""
-        driver = Driver(self.journal, self.catalogue, self.world, self.clock, pulse=self.pulse, stop=self.stop, parallel=self.parallel)  # noqa: E501  # fmt: skip
+        driver = Driver(
+            self.journal,
+            self.catalogue,
+            self.world,
+            self.clock,
+            pulse=self.pulse,
+            stop=self.stop,
+            parallel=self.parallel,
+        )
         if seen is not None:
             driver.seen = seen
         return driver

@@ -80,13 +80,31 @@ def _rows(tier: Tier, group: Group, active: str) -> list[Row]:
         size = tier.standby.size or types.get(instance.type, instance.type)
         grow = tier.standby.grow or types.get(instance.type, instance.type)
         volumes = len(instance.volumes)
-        rows.append(Row(tier.name, instance.key, instance.type, f"standby {size} → {grow}", f"image + {volumes} volumes"))  # noqa: E501  # fmt: skip
+        rows.append(
+            Row(
+                tier.name,
+                instance.key,
+                instance.type,
+                f"standby {size} → {grow}",
+                f"image + {volumes} volumes",
+            )
+        )
     if tier.scaling_group is not None:
         asg = tier.scaling_group
         grow_count = tier.standby.grow_count if tier.standby.grow_count is not None else asg.desired
-        rows.append(Row(tier.name, f"{asg.key} ×{asg.desired}", asg.type, f"scaling group {tier.standby.count} → {grow_count}", "image"))  # noqa: E501  # fmt: skip
+        rows.append(
+            Row(
+                tier.name,
+                f"{asg.key} ×{asg.desired}",
+                asg.type,
+                f"scaling group {tier.standby.count} → {grow_count}",
+                "image",
+            )
+        )
     if tier.load_balancer is not None:
-        rows.append(Row(tier.name, tier.load_balancer.key, tier.load_balancer.type, "load balancer", "configuration"))
+        rows.append(
+            Row(tier.name, tier.load_balancer.key, tier.load_balancer.type, "load balancer", "configuration")
+        )
     return rows
 
 

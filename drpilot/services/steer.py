@@ -97,10 +97,19 @@ def _confirmed(view: RunView, what: Order, verb: str) -> None:
 
 def _check_commit(house: House, view: RunView, what: Order) -> None:
     if view.state != "awaiting_commit":
-        raise DrpilotError("wrong-state", group=view.group, state=view.group_state, verb="commit", allowed="awaiting_commit", hint=f"drpilot status {view.group}")  # noqa: E501  # fmt: skip
+        raise DrpilotError(
+            "wrong-state",
+            group=view.group,
+            state=view.group_state,
+            verb="commit",
+            allowed="awaiting_commit",
+            hint=f"drpilot status {view.group}",
+        )
     people = persons(view.approvals, "go") | persons(view.approvals, "fence") | {house.account}
     if not fence_accepted(view, view.steps) and len(people) < 2:
-        raise DrpilotError("fence-open", site=view.plan.source, group=view.group, what="a second person must commit")
+        raise DrpilotError(
+            "fence-open", site=view.plan.source, group=view.group, what="a second person must commit"
+        )
 
 
 def _check_rollback(view: RunView, what: Order) -> None:
@@ -110,7 +119,11 @@ def _check_rollback(view: RunView, what: Order) -> None:
     _confirmed(view, what, "rollback")
     why = refusal(Draft(view, view.created_at), loss_typed=what.data.get("accepted_loss_s") is not None)
     if why is not None:
-        hint = f"drpilot fence {view.group}" if "fenced" in why else f"drpilot rollback {view.group} --confirm {view.group} --accept-data-loss {format_duration(3600)}"  # noqa: E501  # fmt: skip
+        hint = (
+            f"drpilot fence {view.group}"
+            if "fenced" in why
+            else f"drpilot rollback {view.group} --confirm {view.group} --accept-data-loss {format_duration(3600)}"
+        )
         raise DrpilotError("rollback-refused", group=view.group, what=why, hint=hint)
 
 

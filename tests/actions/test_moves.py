@@ -156,7 +156,7 @@ def test_a_drill_that_goes_red_is_cleaned_up_and_proves_nothing(world: World) ->
     """The database ends in the middle of the drill: the app tier's check never passes, and nothing is left."""
     before = world.things("away")
     run = world.begin("drill", "home", "away", "point1")
-    run.timeout_s = 5.0
+    run.timeout_s = 3.5
 
     def lose(step: PlannedStep, ctx: StepContext) -> None:
         if step.path == "tiers/app/healthy":

@@ -53,7 +53,7 @@ def test_a_deletion_that_was_cut_off_goes_on(world: World) -> None:
     before = world.inventory("away")
     world.fault("away", "error-5xx:ec2.DeregisterImage")
     run = world.begin("replicate", "home", "away")
-    run.timeout_s = 5.0
+    run.timeout_s = 2.5
     with pytest.raises(Failed, match="delete"):
         run.all()
     assert world.facts.points["point1"]["state"] == "expiring"

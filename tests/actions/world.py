@@ -16,22 +16,20 @@ from pathlib import Path
 from typing import Any
 
 from drpilot.actions.catalogue import CATALOGUE
-from drpilot.base.clock import Chance, Clock, RealClock, parse_time
+from drpilot.base.clock import Chance, Clock, RealClock
 from drpilot.base.ids import digest, token
 from drpilot.base.retry import Patience
 from drpilot.clouds.session import Clients, CredentialsReference, SiteSettings
 from drpilot.clouds.site import BotoSite, Ways
 from drpilot.clouds.witness import S3Witness
 from drpilot.domain.group import Group
-from drpilot.domain.machine import fire
 from drpilot.domain.plan import Call, Plan, PlannedStep, Proposal
-from drpilot.domain.point import RecoveryPoint, Replica
+from drpilot.domain.point import RecoveryPoint
 from drpilot.domain.ports import (
     Action,
     CloudError,
     Done,
     Idempotency,
-    Move,
     Site,
     StandbyView,
     StepFailed,
@@ -45,104 +43,13 @@ from drpilot.lab.process import start_in_process
 from drpilot.lab.wire import attach
 from drpilot.runbook.compile import ActionFacts, CompileFacts, compile, shipped
 from drpilot.runbook.expression import resolve, scope_of
+from tests.actions.facts import Facts
 
 CLOCK = RealClock()
 LANES = {"failover": "move", "switchover": "move", "reprotect": "move", "replicate": "copy"}
 BUCKET = "witness"
 _WORKER = int("".join(filter(str.isdigit, os.environ.get("PYTEST_XDIST_WORKER", "0"))) or 0)
 _KEYS = "[{name}]\naws_access_key_id = {key}\naws_secret_access_key = {secret}\n"
-
-
-@dataclass
-class Facts:
-    """What the journal would know: states and data of everything that moves."""
-
-    points: dict[str, dict[str, Any]] = field(default_factory=dict)
-    replicas: dict[tuple[str, str, str], dict[str, Any]] = field(default_factory=dict)
-    standbys: dict[str, dict[str, Any]] = field(default_factory=dict)
-    fences: dict[str, str] = field(default_factory=dict)
-    group: str = "seeding"
-    active: str = "home"
-    epoch: int = 1
-    moved: list[Move] = field(default_factory=list)
-
-    def apply(self, move: Move) -> None:
-        """One lifecycle fact, through the real tables; refused as the journal would refuse it."""
-        self.moved.append(move)
-        getattr(self, f"_{move.family}")(move)
-
-    def _point(self, move: Move) -> None:
-        row = self.points.get(move.key)
-        state = row["state"] if row else ""
-        if state and state in move.unless:
-            return
-        usable = [key for key, one in self.points.items() if one["state"] in ("available", "proven")]
-        facts = {
-            "pinned": False,
-            "last_available": usable[-1:] == [move.key],
-            "last_proven": False,
-            **move.facts,
-        }
-        to = fire("point", move.key, state, move.event, facts)
-        row = self.points.setdefault(move.key, {"requested_at": CLOCK.now()})
-        row.update(dict(move.data), state=to)
-
-    def _replica(self, move: Move) -> None:
-        point, kind, member = move.key.split("|", 2)
-        row = self.replicas.setdefault((point, kind, member), {"state": "capturing"})
-        if row["state"] in move.unless:
-            return
-        facts = {"within_window": True, "replicas_checked": True, "unseen": True, **move.facts}
-        row["state"] = fire("point", move.key, row["state"], move.event, facts)
-        row.update(dict(move.data))
-
-    def _standby(self, move: Move) -> None:
-        row = self.standbys.setdefault(move.key, {"state": "absent", "facts": {}})
-        if row["state"] not in move.unless:
-            row["state"] = fire("standby", move.key, row["state"], move.event, move.facts)
-        row["facts"] |= dict(move.data)
-
-    def _fence(self, move: Move) -> None:
-        state = self.fences.get(move.key, "none")
-        if state not in move.unless:
-            self.fences[move.key] = fire("fence", move.key, state, move.event, move.facts)
-
-    def _group(self, move: Move) -> None:
-        if self.group in move.unless:
-            return
-        facts = {"unlocked": True, "cooled": True, "lane_held": True, **move.facts}
-        self.group = fire("group", move.key, self.group, move.event, facts)
-        self.active = str(move.data.get("active", self.active))
-        self.epoch = int(move.data.get("epoch", self.epoch))
-
-    def recovery_point(self, key: str) -> RecoveryPoint:
-        """The point as a value."""
-        row = self.points[key]
-        found = [
-            Replica(
-                member=member,
-                kind=kind,
-                site=one.get("site", ""),
-                source_id=one.get("source_id", ""),
-                id=one.get("id", ""),
-                tier=one.get("tier", ""),
-                size_gib=one.get("size_gib", 0),
-                facts=one.get("facts", {}),
-            )
-            for (point, kind, member), one in self.replicas.items()
-            if point == key
-        ]
-        captured = row.get("captured_at")
-        return RecoveryPoint(
-            id=key,
-            group="shop",
-            source=row["source"],
-            site=row["site"],
-            state=row["state"],
-            requested_at=row["requested_at"],
-            captured_at=parse_time(captured) if captured else None,
-            replicas=tuple(found),
-        )
 
 
 @dataclass

@@ -71,7 +71,8 @@ def test_durations_read_back_close_to_what_was_written(seconds: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "seconds"), [("15m", 900), ("1h30m", 5400), ("10m05s", 605), ("250ms", 0.25), ("2d", 172800), ("1.5h", 5400)]
+    ("text", "seconds"),
+    [("15m", 900), ("1h30m", 5400), ("10m05s", 605), ("250ms", 0.25), ("2d", 172800), ("1.5h", 5400)],
 )
 def test_durations_as_people_write_them(text: str, seconds: float) -> None:
     """A number with a unit, largest first or not."""
@@ -88,9 +89,21 @@ def test_what_is_no_duration_says_what_was_wanted(text: str) -> None:
 def test_formats() -> None:
     """Fixed forms that scripts and eyes rely on."""
     assert [format_duration(s) for s in (0, 8.25, 59.99, 581, 3600, 5640, 90_000, -30)] == [
-        "0s", "8.2s", "1m", "9m41s", "1h", "1h34m", "1d1h", "-30s",
-    ]  # fmt: skip
-    assert [format_size(n) for n in (512, 1 << 10, 12 << 30, 1319413953331)] == ["512 B", "1 KiB", "12 GiB", "1.2 TiB"]
+        "0s",
+        "8.2s",
+        "1m",
+        "9m41s",
+        "1h",
+        "1h34m",
+        "1d1h",
+        "-30s",
+    ]
+    assert [format_size(n) for n in (512, 1 << 10, 12 << 30, 1319413953331)] == [
+        "512 B",
+        "1 KiB",
+        "12 GiB",
+        "1.2 TiB",
+    ]
     assert parse_size("20GiB") == 20 << 30
     with pytest.raises(ValueError, match="is not a size"):
         parse_size("20GB")

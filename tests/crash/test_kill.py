@@ -2,75 +2,92 @@
 
 from __future__ import annotations
 
+from collections import Counter as Tally
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
 from tests.crash.yard import Yard
 
-pytestmark = [pytest.mark.crash, pytest.mark.timeout(1800), pytest.mark.xdist_group("yard")]
-
-CASES = [("failover", "dead", "finished succeeded_with_warnings"), ("replicate", "protected", "finished succeeded")]
+pytestmark = [pytest.mark.crash, pytest.mark.timeout(1800)]
 
 
-def clean(yard: Yard, mode: str, start: str, wanted: str) -> tuple[dict[str, Any], dict[str, Any]]:
+@dataclass(frozen=True)
+class Case:
+    """A mode, the state of the world it starts from, and how it must end."""
+
+    mode: str
+    start: str
+    wanted: str
+
+    def __str__(self) -> str:
+        return self.mode
+
+
+FAILOVER = Case("failover", "dead", "finished succeeded_with_warnings")
+REPLICATE = Case("replicate", "protected", "finished succeeded")
+
+
+def clean(yard: Yard, case: Case) -> tuple[dict[str, Any], dict[str, Any]]:
     """A run that nothing disturbs: how it ends, and the points it can be killed at."""
-    yard.restore(start)
-    said = yard.run(mode)
-    assert said["ended"] == wanted, said
+    yard.restore(case.start)
+    said = yard.run(case.mode)
+    assert said["ended"] == case.wanted, said
     end = yard.end()
     assert end["duplicates"] == []
     return said, end
 
 
 @pytest.mark.row(53)
-@pytest.mark.parametrize(("mode", "start", "wanted"), CASES)
-def test_killed_at_every_commit_and_call(yard: Yard, mode: str, start: str, wanted: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("half", [0, 1])
+@pytest.mark.parametrize("case", [FAILOVER, pytest.param(REPLICATE, marks=pytest.mark.slow)], ids=str)
+def test_killed_at_every_commit_and_call(
+    yard: Yard, case: Case, half: int, record_property: Callable[[str, object], None]
+) -> None:
     """Killed anywhere, resumed once: the end of an undisturbed run, one of everything, every effect intended."""
-    said, expected = clean(yard, mode, start, wanted)
+    said, expected = clean(yard, case)
     points = [["commit", n] for n in range(1, said["commits"] + 1)]
     points += [["call", n] for n in range(1, len(said["calls"]) + 1)]
+    mine = points[half::2]
     died = 0
-    for kill in points:
-        yard.restore(start)
-        first = yard.run(mode, kill=kill)
+    for kill in mine:
+        yard.restore(case.start)
+        first = yard.run(case.mode, kill=kill)
         assert not yard.unintended(), kill
         if first["killed"]:
             died += 1
-            again = yard.run(mode)
-            assert again["ended"] == wanted, (kill, again)
+            again = yard.run(case.mode)
+            assert again["ended"] == case.wanted, (kill, again)
         assert yard.end() == expected, kill
-    with capsys.disabled():
-        print(f"\n{mode}: {len(points)} points ({said['commits']} commits, {len(said['calls'])} calls), {died} died")
-    assert died >= 0.9 * len(points)
+    counts = f"{said['commits']} commits and {len(said['calls'])} calls"
+    record_property("said", f"{case.mode}: killed at {died} of {len(mine)} points, every second of {counts}")
+    assert died >= 0.9 * len(mine)
 
 
 @pytest.mark.row(51)
-@pytest.mark.parametrize(("mode", "start", "wanted"), CASES)
-def test_every_lost_reply(yard: Yard, mode: str, start: str, wanted: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("case", [FAILOVER, REPLICATE], ids=str)
+def test_every_lost_reply(yard: Yard, case: Case, record_property: Callable[[str, object], None]) -> None:
     """The effect happens, the answer is cut off: once for each changing call in turn."""
-    said, expected = clean(yard, mode, start, wanted)
-    counts: dict[str, int] = {}
-    for call in said["calls"]:
-        counts[call] = counts.get(call, 0) + 1
-    tried = 0
+    said, expected = clean(yard, case)
+    counts = Tally(said["calls"])
     for call, count in counts.items():
         site, _, operation = call.partition(":")
         for number in range(1, count + 1):
-            yard.restore(start)
-            yard.lab.control(site, "break", fault=f"lost-reply:{operation}@{number}")
-            again = yard.run(mode)
-            yard.lab.control(site, "heal", fault=f"lost-reply:{operation}@{number}")
-            assert again["ended"] == wanted, (call, number, again)
+            yard.restore(case.start)
+            fault = f"lost-reply:{operation}@{number}"
+            yard.lab.control(site, "break", fault=fault)
+            again = yard.run(case.mode)
+            yard.lab.control(site, "heal", fault=fault)
+            assert again["ended"] == case.wanted, (call, number, again)
             assert yard.end() == expected, (call, number)
-            tried += 1
-    with capsys.disabled():
-        print(f"\n{mode}: the reply of {tried} calls lost in turn")
-    assert tried == len(said["calls"])
+    record_property("said", f"{case.mode}: the replies of {len(said['calls'])} calls lost in turn")
+    assert said["calls"]
 
 
 def test_blinded_the_lost_reply_shows(yard: Yard) -> None:
-    """The test of the test: with `observe` blinded a lost reply of CopySnapshot makes a duplicate, and it is counted."""
+    """The test of the test: with `observe` blinded, a lost reply of CopySnapshot makes a duplicate, and it counts."""
     yard.restore("protected")
     yard.lab.control("away", "break", fault="lost-reply:ec2.CopySnapshot@1")
     yard.run("replicate", blind=True)

@@ -84,7 +84,9 @@ class Yard:
     def inventory(self) -> list[dict[str, Any]]:
         """Everything that exists on all three sites."""
         return [
-            {**row, "site": site} for site in SITES for row in self.lab.control(site, "inventory")["resources"]
+            {**row, "site": site}
+            for site in SITES
+            for row in self.lab.control(site, "inventory")["resources"]
         ]
 
     def unintended(self) -> list[str]:
@@ -107,9 +109,14 @@ class Yard:
             chain.verify(run.id, events, shown=run.name)
             states = chain.replay(events)
             assert states["run", run.name] == run.state
-            assert all(states.get(("step", f"{run.name}:{path}"), "pending") == step.state for path, step in run.steps.items())
+            assert all(
+                states.get(("step", f"{run.name}:{path}"), "pending") == step.state
+                for path, step in run.steps.items()
+            )
         rows = self.inventory()
-        kinds = Tally(f"{row['site']} {row['kind']} {shape(row)}" for row in rows if row["kind"] != "network-interface")
+        kinds = Tally(
+            f"{row['site']} {row['kind']} {shape(row)}" for row in rows if row["kind"] != "network-interface"
+        )
         said = {
             "group": (group.state, group.active, group.epoch),
             "fences": {site: fence["state"] for site, fence in group.fences.items()},
@@ -140,3 +147,26 @@ def shape(row: dict[str, Any]) -> str:
     tags = sorted(key for key in row["tags"] if key.startswith("drpilot:"))
     more = [body.get("InstanceType"), body.get("desired"), row["tags"].get("drpilot:member")]
     return f"{word} {[each for each in more if each is not None]} {tags}"
+
+
+def hang_a_copy(folder: Path) -> None:
+    """Begin a replicate run whose source hangs, say `begun`, and drive it for ever."""
+    from drpilot.services.attend import attend
+    from drpilot.services.begin import (
+        Asking,
+        Offer,
+        _Case,
+        _plan,
+        _proposal,
+        begin,
+    )  # the source can't be looked at to propose a copy
+    from drpilot.services.modes import MODES
+
+    house = open_house(lab=True, person="oncall", home=folder)
+    view, mode = house.journal.group("shop"), MODES["replicate"]
+    plan = _plan(house, mode, view.group, ("home", "away"), house.journal.new_id())
+    case = _Case(mode, view, view.group, plan, None, Asking(), {})
+    run = begin(house, Offer(mode, house.journal.new_id(), plan, _proposal(house, case)), None)
+    sys.stdout.write("begun\n")
+    sys.stdout.flush()
+    attend(house, run.id)

@@ -12,7 +12,9 @@ from drpilot.domain.fence import BLOCKING, Claim, Rung, Verdict, claimed, confir
 
 RUNGS = [
     Rung(name, applied, verified, writers_left=left)
-    for name, applied, verified, left in product(["traffic", "scale", "stop", "deny"], [True, False], [True, False], [0, 1])
+    for name, applied, verified, left in product(
+        ["traffic", "scale", "stop", "deny"], [True, False], [True, False], [0, 1]
+    )
 ]
 
 
@@ -21,7 +23,13 @@ def test_fenced_needs_a_blocking_rung_verified_with_no_writer_left() -> None:
     """Every pair of rungs: fenced exactly if one blocks, is verified and leaves no writer."""
     for rungs in product(RUNGS, repeat=2):
         blocks = any(r.name in BLOCKING and r.verified and r.writers_left == 0 for r in rungs)
-        expected = Verdict.FENCED if blocks else Verdict.PARTIAL if any(r.applied for r in rungs) else Verdict.UNVERIFIED
+        expected = (
+            Verdict.FENCED
+            if blocks
+            else Verdict.PARTIAL
+            if any(r.applied for r in rungs)
+            else Verdict.UNVERIFIED
+        )
         assert verdict(rungs) is expected
     assert verdict([]) is Verdict.UNVERIFIED
 
@@ -33,7 +41,10 @@ def test_worse_is_a_strict_order() -> None:
         assert worse(found, foretold) == (order.index(found) > order.index(foretold))
 
 
-MOVES = st.lists(st.tuples(st.sampled_from(["claim", "commit", "release"]), st.sampled_from(["r1", "r2", "r3"])), max_size=30)
+MOVES = st.lists(
+    st.tuples(st.sampled_from(["claim", "commit", "release"]), st.sampled_from(["r1", "r2", "r3"])),
+    max_size=30,
+)
 
 
 @pytest.mark.row(85)

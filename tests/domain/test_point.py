@@ -14,7 +14,9 @@ from drpilot.domain.point import RecoveryPoint, Replica, choose, expired, lag_s,
 NOW = datetime(2026, 11, 22, 3, 0, tzinfo=UTC)
 
 
-def point(name: str, age_s: float, state: str = "available", *, pins: frozenset[str] = frozenset()) -> RecoveryPoint:
+def point(
+    name: str, age_s: float, state: str = "available", *, pins: frozenset[str] = frozenset()
+) -> RecoveryPoint:
     """A point captured `age_s` seconds ago."""
     at = NOW - timedelta(seconds=age_s)
     return RecoveryPoint(name, "shop", "home", "away", state, at, captured_at=at, pins=pins)
@@ -22,7 +24,9 @@ def point(name: str, age_s: float, state: str = "available", *, pins: frozenset[
 
 STATES = st.sampled_from(["available", "proven", "failed", "quarantined", "copying", "requested"])
 HISTORIES = st.lists(
-    st.tuples(st.integers(0, 40 * 86_400), STATES, st.booleans()), max_size=40, unique_by=lambda entry: entry[0]
+    st.tuples(st.integers(0, 40 * 86_400), STATES, st.booleans()),
+    max_size=40,
+    unique_by=lambda entry: entry[0],
 )
 
 
@@ -33,7 +37,8 @@ def test_retention_never_lets_go_of_the_last_the_proven_or_a_pinned_point(
 ) -> None:
     """Whatever the policy, the newest usable, the newest proven and each pinned point stay."""
     points = [
-        point(f"p{age}", age, state, pins=frozenset({"run"} if pinned else ())) for age, state, pinned in history
+        point(f"p{age}", age, state, pins=frozenset({"run"} if pinned else ()))
+        for age, state, pinned in history
     ]
     gone = {found.id for found in expired(points, Retention(last, hourly, daily), NOW)}
     usable = sorted((p for p in points if p.usable), key=lambda p: p.requested_at, reverse=True)
@@ -63,7 +68,12 @@ def test_failed_and_quarantined_points_go_after_a_day() -> None:
 @pytest.mark.row(17)
 def test_choose_newest_or_newest_proven() -> None:
     """Low loss or low risk; never a failed or quarantined one, never one of another site."""
-    points = [point("a", 600, "proven"), point("b", 60), point("c", 10, "quarantined"), point("d", 5, "failed")]
+    points = [
+        point("a", 600, "proven"),
+        point("b", 60),
+        point("c", 10, "quarantined"),
+        point("d", 5, "failed"),
+    ]
     assert choose(points, "away") == points[1]
     assert choose(points, "away", policy="proven") == points[0]
     assert choose(points, "home") is None

@@ -48,7 +48,9 @@ def test_a_run_of_puts_ends_with_one_thing_each(bench: Bench) -> None:
 
 def test_outputs_reach_later_inputs(bench: Bench) -> None:
     """An expression over an earlier output is resolved when the intent is made."""
-    wanted = plan(step("a"), step("b", needs=("a",), given={"name": "b", "after": "${{ steps.a.output.id }}"}))
+    wanted = plan(
+        step("a"), step("b", needs=("a",), given={"name": "b", "after": "${{ steps.a.output.id }}"})
+    )
     view = bench.driver().drive(begin(bench, wanted).id, ME).view
     assert view.steps["b"].attempt is not None
     assert view.steps["b"].attempt.given["after"] == "thing-1"
@@ -145,7 +147,9 @@ def test_a_step_that_never_becomes_as_wanted_times_out(bench: Bench) -> None:
 
 def test_on_failure_continue_and_abort(bench: Bench) -> None:
     """continue: the run goes on with a warning; abort: the rest is cancelled and always-steps still run."""
-    soft = plan(step("a", "check.source", given={"fails": True}, on_failure="continue"), step("b", needs=("a",)))
+    soft = plan(
+        step("a", "check.source", given={"fails": True}, on_failure="continue"), step("b", needs=("a",))
+    )
     assert bench.driver().drive(begin(bench, soft).id, ME).view.result == "succeeded_with_warnings"
     hard = plan(
         step("a", "check.source", given={"fails": True}, on_failure="abort"),
@@ -167,7 +171,9 @@ def test_a_condition_leaves_a_step_out_and_counts_as_satisfied(bench: Bench) -> 
 
 def test_always_steps_run_after_success_too(bench: Bench) -> None:
     """Clean-up is part of the ordinary end."""
-    view = bench.driver().drive(begin(bench, plan(step("a"), step("z", needs=("a",), always=True))).id, ME).view
+    view = (
+        bench.driver().drive(begin(bench, plan(step("a"), step("z", needs=("a",), always=True))).id, ME).view
+    )
     assert view.result == "succeeded"
     assert view.steps["z"].state == "succeeded"
 

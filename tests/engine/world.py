@@ -64,7 +64,9 @@ class Shelf:
 
     def find(self, token: str) -> list[str]:
         with self.lock:
-            return [] if self.blind else [key for key, thing in self.things.items() if thing["token"] == token]
+            return (
+                [] if self.blind else [key for key, thing in self.things.items() if thing["token"] == token]
+            )
 
 
 class PutInput(Model):
@@ -263,14 +265,24 @@ class Raise(Action[LookInput, LookOutput]):
 
 def catalogue(shelf: Shelf) -> dict[str, Action[Any, Any]]:
     """The actions of the tiny world."""
-    actions: list[Action[Any, Any]] = [Put(shelf), Take(shelf), LookAt(shelf), Fence(), Once(shelf), Raise(), Overreach()]
+    actions: list[Action[Any, Any]] = [
+        Put(shelf),
+        Take(shelf),
+        LookAt(shelf),
+        Fence(),
+        Once(shelf),
+        Raise(),
+        Overreach(),
+    ]
     return {action.name: action for action in actions}
 
 
 GROUP = Group("shop", "home", "away", Objectives(900, 1800), (Tier("db"),), cooldown_s=0)
 
 
-def step(path: str, action: str | None = "thing.put", needs: tuple[str, ...] = (), **more: Any) -> PlannedStep:
+def step(
+    path: str, action: str | None = "thing.put", needs: tuple[str, ...] = (), **more: Any
+) -> PlannedStep:
     """A planned step with the facts of its action copied, as the compiler does."""
     facts: Mapping[str, tuple[str, str, bool]] = {
         "thing.put": ("observe", "create", False),
@@ -300,7 +312,9 @@ def step(path: str, action: str | None = "thing.put", needs: tuple[str, ...] = (
 
 def plan(*steps: PlannedStep, mode: str = "replicate", lane: str = "copy", parallel: int = 16) -> Plan:
     """A plan for the tiny world; each step follows the one above unless it has needs of its own."""
-    return Plan("test", "0", mode, "shop", mode, lane, "home", "away", "", steps, {"run": {"drill": False}}, parallel)
+    return Plan(
+        "test", "0", mode, "shop", mode, lane, "home", "away", "", steps, {"run": {"drill": False}}, parallel
+    )
 
 
 class Bench:

@@ -36,7 +36,12 @@ def point_moves(bench: Bench, name: str, *, state: str = "available", age_s: flo
         Move("point", name, "request", data=data),
         Move("point", name, "capture", {"source_readable": True}),
         Move("point", name, "captured", {"within_window": True}, {"captured_at": at}),
-        Move("replica", f"{name}|snapshot|db/dev/sdf", "captured", data={"tier": "db", "source_id": "snap-1", "size_gib": 1}),
+        Move(
+            "replica",
+            f"{name}|snapshot|db/dev/sdf",
+            "captured",
+            data={"tier": "db", "source_id": "snap-1", "size_gib": 1},
+        ),
         Move("replica", f"{name}|snapshot|db/dev/sdf", "complete", data={"id": "snap-2", "site": "away"}),
         Move("point", name, "complete", {"replicas_checked": True}),
     ]
@@ -106,7 +111,9 @@ def test_a_full_disk_is_one_clear_error_and_nothing_is_lost(tmp_path: Path) -> N
     """The kernel refuses to let the file grow: what was committed stays, the refusal has a name."""
     root = str(Path(__file__).resolve().parents[2])
     script = textwrap.dedent(FULL_DISK.format(root=root, folder=str(tmp_path)))
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False
+    )
     word, code, count = done.stdout.split()
     assert (word, code) == ("journal-unwritable", "1"), done.stderr
     assert int(count) > 0
@@ -139,7 +146,9 @@ def test_of_eight_operators_one_begins(bench: Bench, tmp_path: Path) -> None:
     root = str(Path(__file__).resolve().parents[2])
     script = EIGHT.format(root=root, path=str(tmp_path / "journal.db"))
     running = [
-        subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
         for _ in range(8)
     ]
     said = sorted(process.communicate(timeout=90)[0].strip() for process in running)
@@ -153,7 +162,7 @@ def test_a_changed_event_is_noticed(bench: Bench, tmp_path: Path) -> None:
         bench.journal.lock("shop", "me", text)
     assert chain.verify("group:shop", bench.journal.events(run="group:shop"))
     with sqlite3.connect(tmp_path / "journal.db") as raw:
-        raw.execute("UPDATE event SET body = '{\"reason\":\"never\"}' WHERE sequence = 3")
+        raw.execute('UPDATE event SET body = \'{"reason":"never"}\' WHERE sequence = 3')
     with pytest.raises(DrpilotError, match="broken at event 3"):
         chain.verify("group:shop", bench.journal.events(run="group:shop"))
 
@@ -215,7 +224,14 @@ def test_standbys_fences_and_the_group_move_by_their_tables(bench: Bench) -> Non
     assert bench.journal.group("shop").fences["home"]["state"] == "fenced"
     before = len(bench.journal.events())
     with pytest.raises(DrpilotError, match="needed: point_complete"):
-        bench.journal.change("shop", [Move("standby", "db@away", "promote", {"fence_recorded": True}), Move("group", "shop", "point available")], "tester")  # fmt: skip
+        bench.journal.change(
+            "shop",
+            [
+                Move("standby", "db@away", "promote", {"fence_recorded": True}),
+                Move("group", "shop", "point available"),
+            ],
+            "tester",
+        )
     assert bench.journal.standbys("shop")[0].state == "ready"
     assert len(bench.journal.events()) == before
 
@@ -225,7 +241,9 @@ def test_a_locked_group_refuses_moves_by_name(bench: Bench) -> None:
     bench.journal.lock("shop", "lead", "maintenance")
     bench.journal.create(NewRun(bench.journal.new_id(), plan(step("a")), "me"))
     with pytest.raises(DrpilotError, match="locked by lead"):
-        bench.journal.create(NewRun(bench.journal.new_id(), plan(step("a"), mode="failover", lane="move"), "me"))
+        bench.journal.create(
+            NewRun(bench.journal.new_id(), plan(step("a"), mode="failover", lane="move"), "me")
+        )
     bench.journal.lock("shop", "lead", None)
     bench.journal.create(NewRun(bench.journal.new_id(), plan(step("a"), mode="failover", lane="move"), "me"))
     assert [run.name for run in bench.journal.runs("shop", live=True)] == ["shop/2", "shop/1"]
@@ -309,12 +327,18 @@ def test_the_pause_against_flapping_ends_by_time_or_acknowledgement(bench: Bench
     bench.journal.protect(replace(GROUP, cooldown_s=3600), "", "me")
     facts = {"point_complete": True, "standby_ready": True}
     bench.journal.change("shop", [Move("group", "shop", "point available", facts)], "me")
-    run = bench.journal.create(NewRun(bench.journal.new_id(), plan(step("a"), mode="failover", lane="move"), "me"))
+    run = bench.journal.create(
+        NewRun(bench.journal.new_id(), plan(step("a"), mode="failover", lane="move"), "me")
+    )
     bench.driver().drive(run.id, present_holder("me"))
     view = bench.journal.group("shop")
     assert view.moved_at is not None
     with pytest.raises(DrpilotError, match="cooled"):
-        bench.journal.change("shop", [Move("group", "shop", "fail over", {"epoch_claimed": True, "lane_held": True})], "me")
+        bench.journal.change(
+            "shop", [Move("group", "shop", "fail over", {"epoch_claimed": True, "lane_held": True})], "me"
+        )
     bench.journal.acknowledge("shop", "me", "seen")
-    bench.journal.change("shop", [Move("group", "shop", "fail over", {"epoch_claimed": True, "lane_held": True})], "me")
+    bench.journal.change(
+        "shop", [Move("group", "shop", "fail over", {"epoch_claimed": True, "lane_held": True})], "me"
+    )
     assert bench.journal.group("shop").state == "failing_over"

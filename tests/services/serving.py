@@ -26,7 +26,8 @@ def main(folder: str, seconds: str) -> int:
         return world.journal.create(NewRun(world.journal.new_id(), replicate_plan(point, group), "serve"))
 
     def tell(happening: Happening) -> None:
-        print(happening.what, happening.run or "-", happening.text, flush=True)
+        sys.stdout.write(f"{happening.what} {happening.run or '-'} {happening.text}\n")
+        sys.stdout.flush()
 
     return serve(world.house, Options(begin=begin, tell=tell))
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +134,7 @@ def test_a_healthy_group_has_only_what_it_should(shop: Shop) -> None:
     assert any("shop-batch" in item.observed for item in report.findings)
 
 
+@pytest.mark.row(97)
 def test_findings_and_conditions_go_to_the_journal(shop: Shop) -> None:
     """What check saw is what status shows, with since when."""
     shop.look()
@@ -160,7 +162,9 @@ def test_a_standby_that_runs_is_found_and_forgotten_when_stopped(shop: Shop) -> 
 
 def test_a_standby_of_another_size_is_found(shop: Shop) -> None:
     """Somebody changes its type."""
-    before = shop.call("away", "DescribeInstances", InstanceIds=[shop.standby])["Reservations"][0]["Instances"][0]
+    before = shop.call("away", "DescribeInstances", InstanceIds=[shop.standby])["Reservations"][0][
+        "Instances"
+    ][0]
     shop.call("away", "ModifyInstanceAttribute", InstanceId=shop.standby, InstanceType={"Value": "m5.large"})
     try:
         assert "is a m5.large, not a" in shop.found()["standby-missing"][0]
@@ -199,7 +203,9 @@ def test_an_orphan_is_found_where_it_lies(shop: Shop) -> None:
     made = shop.call("away", "CreateVolume", AvailabilityZone=zone, Size=1, TagSpecifications=specification)
     shop.call("away", "CreateVolume", AvailabilityZone=zone, Size=1)
     try:
-        assert shop.found()["orphan"] == [f"volume {made['VolumeId']} on away carries our tags but nothing owns it"]
+        assert shop.found()["orphan"] == [
+            f"volume {made['VolumeId']} on away carries our tags but nothing owns it"
+        ]
     finally:
         shop.call("away", "DeleteVolume", VolumeId=made["VolumeId"])
     assert "orphan" not in shop.found()
@@ -209,9 +215,18 @@ def test_a_name_that_leads_elsewhere_is_found(shop: Shop) -> None:
     """The record points at the other side although home is active."""
     zone = shop.house.journal.group("shop").group.traffic
     assert zone is not None
-    before = shop.call("edge", "ListResourceRecordSets", "route53", HostedZoneId=zone.zone)["ResourceRecordSets"]
-    record = next(item for item in before if item["Name"].rstrip(".") == zone.name and item["Type"] in ("A", "CNAME"))
-    wrong = {"Name": zone.name, "Type": record["Type"], "TTL": 60, "ResourceRecords": [{"Value": "127.9.9.9"}]}
+    before = shop.call("edge", "ListResourceRecordSets", "route53", HostedZoneId=zone.zone)[
+        "ResourceRecordSets"
+    ]
+    record = next(
+        item for item in before if item["Name"].rstrip(".") == zone.name and item["Type"] in ("A", "CNAME")
+    )
+    wrong = {
+        "Name": zone.name,
+        "Type": record["Type"],
+        "TTL": 60,
+        "ResourceRecords": [{"Value": "127.9.9.9"}],
+    }
     if record["Type"] == "CNAME":
         wrong["ResourceRecords"] = [{"Value": "elsewhere.example.net"}]
 
@@ -239,6 +254,7 @@ def test_a_witness_that_disagrees_is_found(shop: Shop) -> None:
         shop.call("edge", "DeleteObject", "s3", Bucket=BUCKET, Key="shop.json")
 
 
+@pytest.mark.row(43)
 def test_a_quota_too_small_for_a_failover_is_found(shop: Shop) -> None:
     """The account may run fewer vCPUs than the shop needs on the other side."""
     cloud = shop.world.clouds["away"]
@@ -247,11 +263,14 @@ def test_a_quota_too_small_for_a_failover_is_found(shop: Shop) -> None:
     assert "quota-short" not in shop.found()
 
 
+@pytest.mark.row(9)
 def test_a_machine_that_changed_at_home_is_drift(shop: Shop) -> None:
     """A new volume on the database is not protected until the next point."""
     database = shop.world.built["database"]["instance"]
     zone = shop.call("home", "DescribeInstances", InstanceIds=[database])["Reservations"][0]["Instances"][0]
-    volume = shop.call("home", "CreateVolume", AvailabilityZone=zone["Placement"]["AvailabilityZone"], Size=1)["VolumeId"]
+    volume = shop.call(
+        "home", "CreateVolume", AvailabilityZone=zone["Placement"]["AvailabilityZone"], Size=1
+    )["VolumeId"]
     _volume(shop, volume, "available")
     shop.call("home", "AttachVolume", VolumeId=volume, InstanceId=database, Device="/dev/sdp")
     try:
@@ -337,11 +356,7 @@ def test_a_run_nobody_drives_and_a_lone_journal_are_found(shop: Shop) -> None:
 
 def test_a_disabled_key_is_found_before_the_night(shop: Shop) -> None:
     """A member's volumes are encrypted: both its key and the partner on the other side must work."""
-    from dataclasses import replace
-
-    keys = {
-        site: shop.call(site, "CreateKey", "kms")["KeyMetadata"]["Arn"] for site in ("home", "away")
-    }
+    keys = {site: shop.call(site, "CreateKey", "kms")["KeyMetadata"]["Arn"] for site in ("home", "away")}
     view = shop.house.journal.group("shop")
     tiers = list(view.group.tiers)
     database = tiers[0].instances[0]
@@ -368,7 +383,9 @@ def test_an_open_fence_is_found(shop: Shop) -> None:
     try:
         assert shop.found()["fence-open"] == ["away is not fenced for certain"]
     finally:
-        journal.change("shop", [Move("fence", "away", "release", {"side_is_standby_or_active": True})], "tester")
+        journal.change(
+            "shop", [Move("fence", "away", "release", {"side_is_standby_or_active": True})], "tester"
+        )
     assert set(shop.found()) == USUAL
 
 
@@ -377,7 +394,9 @@ def test_an_open_fence_is_found(shop: Shop) -> None:
 
 def _until(shop: Shop, instance: str, state: str) -> None:
     for _ in range(600):
-        found = shop.call("away", "DescribeInstances", InstanceIds=[instance])["Reservations"][0]["Instances"][0]
+        found = shop.call("away", "DescribeInstances", InstanceIds=[instance])["Reservations"][0][
+            "Instances"
+        ][0]
         if found["State"]["Name"] == state:
             return
         CLOCK.sleep(0.05)
@@ -394,14 +413,11 @@ def _volume(shop: Shop, volume: str, state: str) -> None:
 
 @contextmanager
 def _broken(world: World, site: str, fault: str) -> Iterator[None]:
-    cloud = world.clouds[site]
-    with cloud.transaction():
-        cloud.faults.set(fault)
+    world.fault(site, fault)
     try:
         yield
     finally:
-        with cloud.transaction():
-            cloud.faults.heal()
+        world.heal(site)
 
 
 @contextmanager

@@ -295,6 +295,11 @@ def test_a_failover_is_predicted_from_what_drills_measured(tiny: Tiny) -> None:
     # launch 60 (p75 of 60, 20, 40) and three checks and launches of one second; claim, fence and traffic unknown
     assert found.critical == ("tiers/db/launch", "tiers/db/healthy", "tiers/web/launch", "tiers/web/healthy")
     assert found.unmeasured == ("claim", "fence", "traffic")
+    renamed = replace(failover_plan("p").steps[9], path="nothing_left")
+    taught = forecast(
+        replace(failover_plan("p"), steps=(*failover_plan("p").steps[:9], renamed)), tiny.journal.runs("shop")
+    )
+    assert "nothing_left" in taught.unmeasured
     # the first drill took 65 s as a whole: a prediction with unmeasured steps is never below p75 of the wholes
     assert (found.rto_s, found.standing) == (65.0, "partly measured")
 
@@ -334,6 +339,7 @@ def test_parallel_steps_are_not_added_up(tiny: Tiny) -> None:
     assert rto_s == 63.0  # isolated 1, db launch 60, healthy 1, prove 1; web's 51 s run beside it
 
 
+@pytest.mark.row(58)
 def test_a_step_that_takes_much_longer_than_usual_is_stuck(tiny: Tiny) -> None:
     """Three times p75 of the same mode's past durations; within it nothing is said."""
     for _ in range(3):

@@ -37,8 +37,10 @@ class Beginner:
         self.tiny = tiny
         self.house = house or tiny.house
         self.begun: list[str] = []
+        self.asked = 0
 
     def __call__(self, mode: str, group: str) -> RunView:
+        self.asked += 1
         run = self.tiny.begin(replicate_plan(self.house.journal.new_id()))
         self.begun.append(run.name)
         return run
@@ -117,7 +119,7 @@ def test_what_is_due_is_begun_and_the_next_time_is_set(tiny: Tiny) -> None:
 def test_many_services_begin_one_occurrence_once(tiny: Tiny) -> None:
     """Eight services on one journal, all at once: one run."""
     tiny.journal.plan_next("shop", "replicate", tiny.clock.now())
-    gate, begun = threading.Barrier(8), []
+    gate, begun, asked = threading.Barrier(8), [], []
 
     def service(seed: int) -> None:
         house = tiny.fresh(seed)
@@ -125,6 +127,7 @@ def test_many_services_begin_one_occurrence_once(tiny: Tiny) -> None:
         gate.wait()
         begin_due(house, begin)
         begun.extend(begin.begun)
+        asked.append(begin.asked)
 
     threads = [threading.Thread(target=service, args=(seed,)) for seed in range(10, 18)]
     for thread in threads:
@@ -132,6 +135,7 @@ def test_many_services_begin_one_occurrence_once(tiny: Tiny) -> None:
     for thread in threads:
         thread.join()
     assert len(begun) == 1
+    assert sum(asked) == 1  # not the busy lane refused the others: they never tried
     assert len([run for run in tiny.journal.runs("shop") if run.mode == "replicate"]) == 2
 
 
@@ -242,8 +246,9 @@ def test_an_open_fence_is_repeated_only_when_the_site_answers(tiny: Tiny) -> Non
 
     def refence(group: str) -> RunView:
         tried.append(group)
-        tiny.journal.change("shop", [Move("fence", "home", "request"), Move("fence", "home", "apply"),
-                                     Move("fence", "home", "verified", {"write_blocked_observed": True})], "serve")  # fmt: skip
+        proven = Move("fence", "home", "verified", {"write_blocked_observed": True})
+        asked = [Move("fence", "home", "request"), Move("fence", "home", "apply"), proven]
+        tiny.journal.change("shop", asked, "serve")
         return tiny.journal.view("shop")
 
     assert watch.repeat_fences(tiny.house, refence) == ()

@@ -173,9 +173,19 @@ class Step(Action[Input, Output]):
 
 
 ACTIONS = (
-    "check.source check.tier check.isolation epoch.claim epoch.confirm fence.apply point.make point.prove standby.make"
-    " tier.launch tier.volumes traffic.switch cleanup.verify"
-).split()
+    "check.source",
+    "check.tier",
+    "check.isolation",
+    "epoch.claim",
+    "epoch.confirm",
+    "fence.apply",
+    "point.make",
+    "point.prove",
+    "standby.make",
+    "tier.launch",
+    "traffic.switch",
+    "cleanup.verify",
+)
 
 
 def step(path: str, action: str = "", needs: tuple[str, ...] = (), **more: Any) -> PlannedStep:
