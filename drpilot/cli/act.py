@@ -136,7 +136,11 @@ def duration(option: str, text: str | None) -> float | None:
     try:
         return parse_duration(text)
     except ValueError as error:
-        raise DrpilotError("usage", what=f"{option}: {error}", hint=f"{option} 10m") from None
+        raise DrpilotError(
+            "usage",
+            what=f"{option}: {error}",
+            hint=f"{option} 10m" if option.startswith("--") else "such as 10m",
+        ) from None
 
 
 def _moment(option: str, text: str | None) -> Any:

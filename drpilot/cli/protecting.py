@@ -147,7 +147,7 @@ def group_retire(session: Session, group: GroupName, confirm: Confirm = None, re
     view = house.journal.group(group)
     points = len(house.journal.points(group))
     session.say(
-        f"{group}: RETIRE  removes its standbys on {view.standing}, {points} points and our tags; "
+        f"{group}: RETIRE  removes its standbys on {view.standing}, {points} point{'s' if points != 1 else ''} and our tags; "
         f"what runs on {view.active} stays"
     )
     confirm = ask_name(session) if confirm is None else confirm

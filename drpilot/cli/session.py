@@ -60,6 +60,9 @@ class Session:
             from drpilot import wiring
 
             self.quiet()
+            folder = wiring.home_of(lab=self.common.lab)
+            if self.common.lab and not (folder / "drpilot.yaml").exists():
+                raise DrpilotError("lab-down", why=f"no lab was ever started in {folder}")
 
             self._house = wiring.open_house(lab=self.common.lab, person=self.common.person, kind=self.kind)
         found: House = self._house

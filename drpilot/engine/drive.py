@@ -144,7 +144,7 @@ class _Loop:
             clock=self.clock,
             save=lambda state: self.journal.checkpoint(self.lease, path, attempt.number, state),
             intended_at=self.journal.first_intent(view.id, path, attempt.round),
-            epoch=self.group.epoch,
+            epoch=self.journal.group(view.group).epoch,
         )
         return execute(action, context, phase)
 

@@ -18,7 +18,7 @@ from drpilot.domain.fence import Verdict
 from drpilot.domain.group import Group, Tier
 from drpilot.domain.plain import to_plain
 from drpilot.domain.plan import Approval, Plan, Proposal, Sight
-from drpilot.domain.point import RecoveryPoint, choose, loss_s
+from drpilot.domain.point import RecoveryPoint, choose, lag_s, loss_s
 from drpilot.domain.run import RunView
 from drpilot.inventory.discover import members
 from drpilot.journal.journal import NewRun
@@ -128,6 +128,8 @@ def _guard(house: House, view: GroupView, mode: Mode, asking: Asking) -> None:
     busy = [run for run in house.journal.runs(view.name, live=True) if run.lane == mode.lane]
     if busy:
         raise house.journal.busy(view.name, mode.lane)
+    if mode.isolated:
+        _fresh(house, view)
     if mode.lane != "move" or mode.name == "reprotect":
         return  # what only restores protection is never held up
     if view.locked_by is not None:
@@ -143,6 +145,15 @@ def _guard(house: House, view: GroupView, mode: Mode, asking: Asking) -> None:
             raise DrpilotError(
                 "cooldown", group=view.name, age=format_duration(age_s), left=format_duration(left_s)
             )
+
+
+def _fresh(house: House, view: GroupView) -> None:
+    """A drill of a point older than three intervals says nothing about tonight (RamenDR refuses it likewise)."""
+    lag = lag_s(house.journal.points(view.name), view.standing, house.clock.now())
+    limit_s = 3 * view.group.replicate_every_s
+    if lag is not None and lag > limit_s:
+        what = f"the newest point is {format_duration(lag)} old, {format_duration(limit_s)} are allowed"
+        raise DrpilotError("drill-not-fresh", group=view.name, what=what)
 
 
 def _looks(house: House, view: GroupView, source: str, target: str) -> dict[str, Look]:

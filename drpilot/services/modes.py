@@ -37,7 +37,7 @@ _LIVE = ("seeding", "protected", "degraded")
 MODES: dict[str, Mode] = {
     mode.name: mode
     for mode in (
-        Mode("replicate", "replicate", "copy", (*_LIVE, "active_unprotected"), "new", needs_source=True),
+        Mode("replicate", "replicate", "copy", _LIVE, "new", needs_source=True),
         Mode("failover", "failover", "move", ("protected", "degraded"), "chosen", "failover", True, True, True),
         Mode("switchover", "switchover", "move", ("protected", "degraded"), "new", "switchover", True, False, True, True),
         Mode("reprotect", "reprotect", "move", ("active_unprotected", "reprotecting"), "new", needs_source=True),

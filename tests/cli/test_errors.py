@@ -161,6 +161,9 @@ def test_a_closed_pipe_is_no_error(desk: Desk, tmp_path: Path) -> None:
     ("arguments", "code", "word"),
     [
         (["status"], 6, "no-configuration"),
+        (["status", "--lab"], 8, "lab-down"),
+        (["lab", "status"], 8, "lab-down"),
+        (["lab", "break", "home"], 8, "lab-down"),
         (["protect", "nowhere.yaml"], 9, "unknown-file"),
         (["report", "verify", "nowhere.json"], 9, "unknown-file"),
         (["failover", "shop", "--since", "yesterday"], 6, "no-configuration"),
@@ -174,6 +177,7 @@ def test_a_machine_without_anything(
 ) -> None:
     """On a machine where nothing was set up each command ends with its own error, and none writes anything."""
     monkeypatch.setenv("DRPILOT_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("DRPILOT_LAB_HOME", str(tmp_path / "lab"))
     monkeypatch.chdir(tmp_path)
     ended = CliRunner().invoke(app, [*arguments, "--output", "json"])
     error = json.loads(ended.stdout)["error"]

@@ -71,6 +71,36 @@ def test_a_dead_primary_is_not_needed_and_one_second_approval_is_enough(people: 
     assert mine.journal.group("shop").active == "away"
 
 
+@pytest.mark.row(40)
+def test_looking_and_proposing_change_nothing(yard: Yard, people: dict[str, House]) -> None:
+    """The screen of a failover, a drill and a replication is made without one changing call."""
+    for site in ("home", "away", "edge"):
+        yard.lab.control(site, "calls", clear=True)
+    before = people["oncall"].journal.runs("shop")
+    offer(people["oncall"])
+    offer(people["oncall"], "drill")
+    changing = [
+        call["operation"]
+        for site in ("away", "edge")
+        for call in yard.lab.control(site, "calls", mutating=True)["calls"]
+    ]
+    assert changing == []
+    assert people["oncall"].journal.runs("shop") == before
+
+
+@pytest.mark.row(78)
+def test_a_drill_of_a_stale_point_is_refused(people: dict[str, House]) -> None:
+    """Older than three intervals: refused with what to do instead."""
+    from dataclasses import replace
+
+    mine = people["oncall"]
+    group = mine.journal.group("shop").group
+    mine.journal.remember(replace(group, replicate_every_s=0.1), "home")
+    with pytest.raises(DrpilotError) as refused:
+        offer(mine, "drill")
+    assert (refused.value.word, refused.value.exit_code) == ("drill-not-fresh", 5)
+
+
 @pytest.mark.row(52)
 def test_a_second_failover_while_one_runs_is_refused_by_name(people: dict[str, House]) -> None:
     """Exit 5, naming the first; the first goes on untouched."""

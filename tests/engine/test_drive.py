@@ -56,6 +56,7 @@ def test_outputs_reach_later_inputs(bench: Bench) -> None:
     assert view.steps["b"].attempt.given["after"] == "thing-1"
 
 
+@pytest.mark.row(29, 59)
 def test_independent_steps_start_together_within_the_bound(bench: Bench) -> None:
     """The DAG is parallel, but never beyond the plan's limit."""
     seen: list[int] = []
@@ -66,6 +67,7 @@ def test_independent_steps_start_together_within_the_bound(bench: Bench) -> None
     assert max(seen) <= 3
 
 
+@pytest.mark.row(51)
 def test_a_lost_reply_is_settled_by_looking_not_by_repeating(bench: Bench) -> None:
     """The effect happened, the answer was cut off: nothing is made twice."""
     bench.shelf.lose_reply_of = {2}
@@ -85,6 +87,7 @@ def test_blind_observation_makes_duplicates_and_the_count_shows_it(bench: Bench)
     assert len(bench.shelf.things) == 2
 
 
+@pytest.mark.row(50)
 def test_a_passing_failure_is_tried_again_with_a_fresh_token(bench: Bench) -> None:
     """Only a definite failure gets a new round, hence a new token."""
     bench.shelf.fail_call = {1: FailureClass.THROTTLED}
@@ -95,6 +98,7 @@ def test_a_passing_failure_is_tried_again_with_a_fresh_token(bench: Bench) -> No
     assert tokens[0] != tokens[1]
 
 
+@pytest.mark.row(47)
 def test_a_definite_failure_pauses_and_a_person_retries(bench: Bench) -> None:
     """In a disaster a person decides; retrying goes on from there."""
     bench.shelf.fail_call = {1: FailureClass.INVALID}
@@ -104,6 +108,7 @@ def test_a_definite_failure_pauses_and_a_person_retries(bench: Bench) -> None:
     assert bench.driver().drive(run.id, ME).view.result == "succeeded"
 
 
+@pytest.mark.row(46)
 def test_a_person_skips_a_failed_step_with_a_comment(bench: Bench) -> None:
     """A skip needs a comment, is recorded, and lets dependents go on."""
     bench.shelf.fail_call = {1: FailureClass.INVALID}
@@ -136,6 +141,7 @@ def test_waiting_holds_no_thread_and_ends_by_observation(bench: Bench) -> None:
     assert bench.shelf.calls == ["put a"]
 
 
+@pytest.mark.row(49)
 def test_a_step_that_never_becomes_as_wanted_times_out(bench: Bench) -> None:
     """A wait is bounded by the step's timeout and says what it last saw."""
     bench.shelf.needs_looks = 10_000
@@ -145,6 +151,7 @@ def test_a_step_that_never_becomes_as_wanted_times_out(bench: Bench) -> None:
     assert view.steps["a"].failure.kind == "timeout"
 
 
+@pytest.mark.row(49)
 def test_on_failure_continue_and_abort(bench: Bench) -> None:
     """continue: the run goes on with a warning; abort: the rest is cancelled and always-steps still run."""
     soft = plan(
@@ -162,6 +169,7 @@ def test_on_failure_continue_and_abort(bench: Bench) -> None:
     assert view.steps["z"].state == "succeeded"
 
 
+@pytest.mark.row(38)
 def test_a_condition_leaves_a_step_out_and_counts_as_satisfied(bench: Bench) -> None:
     """`when` false: skipped, its dependents run."""
     wanted = plan(step("a", when="run.drill"), step("b", needs=("a",)))
@@ -187,6 +195,7 @@ def test_a_failed_clean_up_is_a_state_and_can_be_retried(bench: Bench) -> None:
     assert bench.driver().drive(run.id, ME).view.result == "succeeded"
 
 
+@pytest.mark.row(48)
 def test_cancel_lets_running_steps_end_and_cancels_the_rest(bench: Bench) -> None:
     """Cancelled is a result, not a state of confusion."""
     bench.shelf.fail_call = {2: FailureClass.INVALID}
@@ -198,6 +207,7 @@ def test_cancel_lets_running_steps_end_and_cancels_the_rest(bench: Bench) -> Non
     assert view.steps["c"].state == "cancelled"
 
 
+@pytest.mark.row(45)
 def test_pause_by_a_person_and_resume(bench: Bench) -> None:
     """A pause starts nothing new; resume goes on."""
     run = begin(bench, chained("a", "b"))
@@ -237,6 +247,7 @@ def consent(bench: Bench, wanted: Plan, person: str = "me", **more: Any) -> dict
     return {"proposal": proposal, "approval": Approval(person, "go", bench.clock.now(), proposal.digest)}
 
 
+@pytest.mark.row(31, 32, 63)
 def test_two_persons_open_the_gate_and_one_person_is_not_two(bench: Bench) -> None:
     """As many different persons as asked, the requester included once."""
     from drpilot.domain.fence import Verdict
@@ -255,6 +266,7 @@ def test_two_persons_open_the_gate_and_one_person_is_not_two(bench: Bench) -> No
     assert bench.driver().drive(run.id, ME).view.result == "succeeded"
 
 
+@pytest.mark.row(84)
 def test_a_worse_fence_asks_a_second_question(bench: Bench) -> None:
     """Foretold fenced, found unverified: one more person, one more time."""
     wanted = move_plan("unverified")
@@ -288,6 +300,7 @@ def test_decline_before_any_effect_ends_the_run(bench: Bench) -> None:
     assert not bench.shelf.things
 
 
+@pytest.mark.row(56)
 def test_rollback_undoes_in_reverse_order(bench: Bench) -> None:
     """Before the point of no return everything that was made is taken away."""
     wanted = move_plan()
@@ -347,6 +360,7 @@ def test_a_bug_in_an_action_fails_the_step_and_keeps_the_run(bench: Bench) -> No
     assert "a bug" in view.steps["a"].failure.message
 
 
+@pytest.mark.row(52)
 def test_one_live_run_a_lane_and_a_move_cancels_copies(bench: Bench) -> None:
     """The second run of a lane is refused by name; a move never waits for a copy."""
     first = begin(bench, chained("a"))
@@ -471,3 +485,21 @@ def test_a_lifecycle_fact_the_tables_refuse_fails_its_step(bench: Bench) -> None
     assert "commit is not allowed" in view.steps["a"].failure.message
     assert view.steps["b"].state == "succeeded"
     assert bench.journal.group("shop").state == "seeding"
+
+
+@pytest.mark.row(26)
+def test_a_run_keeps_the_plan_and_the_group_it_began_with(bench: Bench) -> None:
+    """Editing the group's file while a run waits changes nothing in that run, and its digest stays."""
+    from dataclasses import replace
+
+    from drpilot.domain.plain import to_plain
+    from drpilot.engine.drive import view_group
+    from tests.engine.world import GROUP
+
+    wanted = replace(chained("a", "b"), context={"group": to_plain(GROUP), "run": {"drill": False}})
+    run = begin(bench, wanted)
+    bench.journal.protect(replace(GROUP, cooldown_s=99), "edited", "me")
+    view = bench.driver().drive(run.id, ME).view
+    assert view.plan == wanted
+    assert view.plan.digest == wanted.digest
+    assert view_group(view, bench.journal.group("shop").group).cooldown_s == GROUP.cooldown_s
