@@ -37,12 +37,12 @@ def answer_of(session: Session, group: str | None) -> Answer:
 
 def site_answer(session: Session, name: str) -> Answer:
     """Look live at one site: who answers, as whom, how far its clock is off, and what it can do."""
-    from drpilot.services.check import check_site
+    from drpilot.services.sitecheck import inspect_site
 
     house = session.house
     settings = house.configuration.site(name)
     session.say(f"looking at {name} …")
-    checks = check_site(house, name)
+    checks = inspect_site(house, name)
     capabilities: list[str] = []
     if all(one.verdict != "bad" for one in checks):
         capabilities = sorted(house.site(name).capabilities)

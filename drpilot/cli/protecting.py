@@ -145,9 +145,10 @@ def group_retire(session: Session, group: GroupName, confirm: Confirm = None, re
 
     house = session.house
     view = house.journal.group(group)
-    points = len(house.journal.points(group))
+    count = len(house.journal.points(group))
+    points = "1 point" if count == 1 else f"{count} points"
     session.say(
-        f"{group}: RETIRE  removes its standbys on {view.standing}, {points} point{'s' if points != 1 else ''} and our tags; "
+        f"{group}: RETIRE  removes its standbys on {view.standing}, {points} and our tags; "
         f"what runs on {view.active} stays"
     )
     confirm = ask_name(session) if confirm is None else confirm

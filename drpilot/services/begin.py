@@ -21,6 +21,7 @@ from drpilot.domain.plan import Approval, Plan, Proposal, Sight
 from drpilot.domain.point import RecoveryPoint, choose, lag_s, loss_s
 from drpilot.domain.run import RunView
 from drpilot.inventory.discover import members
+from drpilot.journal.history import recoveries
 from drpilot.journal.journal import NewRun
 from drpilot.journal.views import GroupView
 from drpilot.runbook.compile import ActionFacts, CompileFacts, compile, shipped
@@ -213,7 +214,7 @@ def _proposal(house: House, case: _Case) -> Proposal:
     no_way_back = next(
         ((number, step.path) for number, step in enumerate(plan.steps, 1) if step.no_way_back), None
     )
-    rto_s, samples = predict(plan, house.journal.runs(case.view.name, limit=30))
+    rto_s, samples = predict(plan, recoveries(house.journal, case.view.name))
     asks = mode.approvals is not None
     return Proposal(
         group=case.view.name,

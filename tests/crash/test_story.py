@@ -19,6 +19,7 @@ from drpilot.runbook.compile import CompileFacts, compile, shipped
 from drpilot.services.attend import attend
 from drpilot.services.begin import Asking, Offer, Typed, action_facts, begin, consent, propose
 from drpilot.services.house import House
+from drpilot.services.sitecheck import inspect_site
 from drpilot.services.steer import Order, order
 from drpilot.wiring import open_house
 from tests.crash.yard import Yard
@@ -86,6 +87,22 @@ def test_looking_and_proposing_change_nothing(yard: Yard, people: dict[str, Hous
     ]
     assert changing == []
     assert people["oncall"].journal.runs("shop") == before
+
+
+def test_a_site_is_inspected_and_a_missing_permission_is_a_finding(
+    yard: Yard, people: dict[str, House]
+) -> None:
+    """Identity, clock, quota and what DryRun says; a denied call is named with what to allow."""
+    seen = {each.name: each.verdict for each in inspect_site(people["oncall"], "away")}
+    assert set(seen.values()) == {"ok"}
+    assert {"reachable", "identity", "clock", "ec2:CreateVolume", "vCPU quota"} <= set(seen)
+    yard.lab.control("away", "tune", denied=["ec2.CreateVolume"])
+    try:
+        found = [each for each in inspect_site(people["oncall"], "away") if each.verdict == "bad"]
+    finally:
+        yard.lab.control("away", "tune", denied=[])
+    assert [each.name for each in found] == ["ec2:CreateVolume"]
+    assert "allow ec2:CreateVolume" in found[0].hint
 
 
 @pytest.mark.row(78)

@@ -55,7 +55,7 @@ def mortal(bench: Bench, chance: Chance) -> None:
 @pytest.mark.row(53)
 @pytest.mark.parametrize("seed", range(SEEDS))
 def test_any_schedule_ends_the_same(seed: int, tmp_path: Path) -> None:
-    """Invariants 7, 8, 12 and 15: one of everything, needs before dependents, a sound chain that replays to the rows."""
+    """Invariants 8, 12 and 15: one of everything, needs before dependents, a chain that replays to the rows."""
     chance = Chance(seed)
     bench = Bench(tmp_path)
     wanted = random_plan(chance)
