@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,7 @@ import pytest
 from drpilot.base.errors import DrpilotError
 from drpilot.domain.plan import Approval, Plan, Retry
 from drpilot.domain.ports import FailureClass, Move
-from drpilot.domain.run import Change, Holder, Intent, RunView
-from drpilot.journal import chain
+from drpilot.domain.run import Holder, RunView
 from drpilot.journal.holder import present_holder
 from drpilot.journal.journal import NewRun, Superseded
 from tests.engine.world import Bench, plan, step
@@ -369,80 +367,6 @@ def test_one_live_run_a_lane_and_a_move_cancels_copies(bench: Bench) -> None:
     assert refused.value.exit_code == 5
     begin(bench, plan(step("m"), mode="failover", lane="move"))
     assert bench.driver().drive(first.id, ME).view.result == "cancelled"
-
-
-class Killed(BaseException):
-    """The process is gone."""
-
-
-def kill_at(bench: Bench, number: int, *, after: bool) -> None:
-    """Die before or after commit `number`, as SIGKILL would."""
-    count = 0
-
-    def hook(changes: Sequence[Change]) -> None:
-        nonlocal count
-        count += 1
-        if count == number:
-            raise Killed
-
-    bench.journal.before_commit, bench.journal.after_commit = (None, hook) if after else (hook, None)
-
-
-@pytest.mark.parametrize("after", [False, True])
-def test_every_commit_is_a_legal_place_to_die(bench: Bench, after: bool, tmp_path: Path) -> None:
-    """Kill at each commit in turn, resume: same end, one thing each, and the chain verifies."""
-    number = 0
-    while True:
-        number += 1
-        folder = tmp_path / f"{after}-{number}"
-        folder.mkdir()
-        fresh = Bench(folder)
-        run = begin(fresh, plan(step("a"), step("b"), step("c", needs=("a", "b"))))
-        kill_at(fresh, number, after=after)
-        try:
-            fresh.driver().drive(run.id, ME)
-            finished = True
-        except Killed:
-            finished = False
-        fresh.journal.before_commit = fresh.journal.after_commit = None
-        fresh.clock.sleep(60)
-        view = fresh.driver().drive(run.id, OTHER).view if not finished else fresh.journal.view(run.id)
-        assert (view.state, view.result) == ("finished", "succeeded"), number
-        assert sorted(thing["name"] for thing in fresh.shelf.things.values()) == ["a", "b", "c"], number
-        events = fresh.journal.events(run=run.id)
-        chain.verify(run.id, events)
-        states = chain.replay(events)
-        assert states[("run", "shop/1")] == "finished"
-        assert all(states[("step", f"shop/1:{path}")] == found.state for path, found in view.steps.items())
-        if finished:
-            break
-    assert number > 5
-
-
-def test_without_the_intent_commit_the_kill_is_noticed(bench: Bench) -> None:
-    """The test of the test: an effect without a durable intent is repeated, and the count shows it."""
-    run = begin(bench, chained("a"))
-    driver = bench.driver()
-    lease = bench.journal.acquire(run.id, ME)
-    assert lease is not None
-    kept: list[Change] = []
-    original = bench.journal.commit
-
-    def forgetful(held: Any, changes: Sequence[Change]) -> None:
-        if any(isinstance(change, Intent) for change in changes):
-            kept.extend(changes)
-            bench.shelf.put("a", "made before any intent")
-            raise Killed
-        original(held, changes)
-
-    bench.journal.commit = forgetful  # type: ignore[method-assign]
-    with pytest.raises(Killed):
-        driver.drive(run.id, ME)
-    bench.journal.commit = original  # type: ignore[method-assign]
-    bench.clock.sleep(60)
-    bench.driver().drive(run.id, OTHER)
-    assert kept
-    assert len(bench.shelf.things) == 2
 
 
 def test_a_living_driver_keeps_its_lease_and_a_superseded_one_stops(bench: Bench) -> None:
