@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 
-__all__ = ["format_duration", "format_size", "parse_duration", "parse_size"]
+__all__ = ["ceiling_duration", "format_duration", "format_size", "parse_duration", "parse_size"]
 
 _SECONDS = {"d": 86_400.0, "h": 3_600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|[dhms])")
@@ -42,6 +43,12 @@ def format_duration(seconds: float) -> str:
     if hours:
         return f"{hours}h{minutes:02d}m" if minutes else f"{hours}h"
     return f"{minutes}m{left:02d}s" if left else f"{minutes}m"
+
+
+def ceiling_duration(seconds: float) -> str:
+    """`seconds` as a person types it back: in the units `format_duration` shows, never rounded below the number."""
+    unit_s = 1.0 if seconds < 3_600 else 60.0 if seconds < 86_400 else 3_600.0
+    return format_duration(math.ceil(seconds / unit_s) * unit_s)
 
 
 def parse_size(text: str) -> int:

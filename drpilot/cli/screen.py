@@ -6,18 +6,17 @@ also approved, stored, printed as JSON and reported.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from drpilot.base.units import format_duration
+from drpilot.base.units import ceiling_duration, format_duration
 from drpilot.cli.render import moment
 
 if TYPE_CHECKING:
     from drpilot.domain.plan import Proposal
 
-__all__ = ["brief", "ceiling", "screen"]
+__all__ = ["brief", "screen"]
 
 _WIDTH = 14
 _VERDICTS = {"ok": "", "warning": "! ", "bad": "✗ "}
@@ -32,12 +31,6 @@ def screen(proposal: Proposal, now: datetime, *, people: tuple[str, ...] = ()) -
         for number, text in enumerate(texts):
             lines.append(f"{label if number == 0 else '':<{_WIDTH}}{text}".rstrip())
     return lines
-
-
-def ceiling(loss_s: float) -> str:
-    """A loss as a person types it back: never rounded down below what is checked."""
-    unit = 1.0 if loss_s < 3600 else 60.0 if loss_s < 86_400 else 3600.0
-    return format_duration(math.ceil(loss_s / unit) * unit)
 
 
 def brief(proposal: Proposal) -> list[str]:
@@ -85,7 +78,7 @@ def _loss(proposal: Proposal, now: datetime) -> Iterator[str]:
     most = "" if proposal.loss_exact else "at most "
     proven = f", {proposal.point_state}" if proposal.point_state else ""
     taken = moment(proposal.point_at, now)
-    yield f"{most}{ceiling(proposal.loss_s)} of writes: back to point {proposal.point} of {taken}{proven}"
+    yield f"{most}{ceiling_duration(proposal.loss_s)} of writes: back to point {proposal.point} of {taken}{proven}"
     if proposal.since is not None:
         yield f"{proposal.source}'s last sign of life: {moment(proposal.since, now)}"
     else:

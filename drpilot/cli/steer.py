@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from drpilot.base.errors import DrpilotError
-from drpilot.base.units import format_duration
+from drpilot.base.units import ceiling_duration, format_duration
 from drpilot.cli.act import ask_loss, ask_name, duration, shown_again
 from drpilot.cli.attend import closing, follow
-from drpilot.cli.documents import run_document, seconds_between
+from drpilot.cli.documents import run_document
 from drpilot.cli.options import GroupName, RunName, reasoned
 from drpilot.cli.render import Answer
-from drpilot.cli.screen import ceiling
 from drpilot.cli.session import Session
 
 if TYPE_CHECKING:
@@ -36,7 +35,6 @@ Step = Annotated[
 StepPath = Annotated[
     str, typer.Option("--step", metavar="STEP", help="a step's path, such as tiers/db/volumes")
 ]
-_TOUCHED = frozenset({"running", "waiting", "unknown", "succeeded", "warned"})
 _MOVES = ("failover", "switchover")
 
 
@@ -106,44 +104,24 @@ def rollback(
     reason: Reason = "",
 ) -> Answer:
     """Go back to the old side; after the promotion only with the loss typed."""
+    from drpilot.services.steer import promoted_s
+
     house = session.house
     view = house.journal.view(group)
     if view.state == "finished" and view.result == "rolled_back":
         return _already(session, view, "already_rolled_back", f"{view.name} is rolled back already")
-    accepted, loss = duration("--accept-data-loss", accept_data_loss), _promoted_for(session, view)
+    accepted, loss = duration("--accept-data-loss", accept_data_loss), promoted_s(view, house.clock.now())
     session.say(f"{view.name}: ROLL BACK  {view.plan.target} → {view.plan.source}")
     if loss is not None:
         session.say(
-            f"YOU LOSE      {ceiling(loss)}: everything written on {view.plan.target} since the promotion"
+            f"YOU LOSE      {ceiling_duration(loss)}: everything written on {view.plan.target} since the promotion"
         )
     confirm = ask_name(session) if confirm is None else confirm
     if loss is not None and confirm == view.group:
         accepted = ask_loss(session) if accepted is None else accepted
-        _enough(view, accepted, loss)
     data = {"confirm": confirm, **({"accepted_loss_s": accepted} if accepted is not None else {})}
     return closing(
         session, _ordered(session, view, "rollback", comment=reason, data=data), wanted=("rolled_back",)
-    )
-
-
-def _promoted_for(session: Session, view: RunView) -> float | None:
-    """Seconds since the step without a way back began; None where it has not."""
-    for step in view.steps.values():
-        if step.planned.no_way_back and step.state in _TOUCHED:
-            return seconds_between(step.started_at, session.house.clock.now())
-    return None
-
-
-def _enough(view: RunView, accepted: float | None, loss: float) -> None:
-    if accepted is None or accepted >= loss:
-        return  # what is missing is refused by the service, with what is needed
-    raise DrpilotError(
-        "loss-not-accepted",
-        verb="rollback",
-        group=view.group,
-        loss=ceiling(loss),
-        accepted=format_duration(accepted),
-        data={"loss_seconds": loss, "accepted_seconds": accepted},
     )
 
 

@@ -13,23 +13,23 @@ from drpilot.domain.run import Intent, StepView
 from drpilot.engine.draft import Draft
 from drpilot.engine.gates import fence_verdict
 
-__all__ = ["advance", "begin", "has_effects", "past_no_return", "refusal"]
+__all__ = ["TOUCHED", "advance", "begin", "has_effects", "past_no_return", "refusal"]
 
 _BEFORE_MOVE = ("protected", "degraded", "seeding", "active_unprotected", "rolling_back", "reprotecting")
-_TOUCHED = frozenset({"running", "waiting", "unknown", "succeeded", "warned"})
+TOUCHED = frozenset({"running", "waiting", "unknown", "succeeded", "warned"})
 
 
 def has_effects(draft: Draft) -> bool:
     """Whether the run has begun to change anything."""
     return any(
-        step.planned.action is not None and step.planned.effect != "none" and step.state in _TOUCHED
+        step.planned.action is not None and step.planned.effect != "none" and step.state in TOUCHED
         for step in draft.in_order()
     )
 
 
 def past_no_return(draft: Draft) -> bool:
     """Whether the step marked `no_way_back` has been begun."""
-    return any(step.planned.no_way_back and step.state in _TOUCHED for step in draft.in_order())
+    return any(step.planned.no_way_back and step.state in TOUCHED for step in draft.in_order())
 
 
 def refusal(draft: Draft, *, loss_typed: bool) -> str | None:

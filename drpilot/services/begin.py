@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from drpilot.base.errors import DrpilotError
-from drpilot.base.units import format_duration
+from drpilot.base.units import ceiling_duration, format_duration
 from drpilot.domain.fence import Verdict
 from drpilot.domain.group import Group, Tier
 from drpilot.domain.plain import to_plain
@@ -28,6 +28,7 @@ from drpilot.runbook.compile import ActionFacts, CompileFacts, compile, shipped
 from drpilot.services.house import House, Look
 from drpilot.services.modes import MODES, Mode
 from drpilot.services.prediction import predict
+from drpilot.services.right import require_right
 
 __all__ = ["Asking", "Offer", "Typed", "action_facts", "begin", "consent", "propose"]
 
@@ -129,6 +130,9 @@ def _guard(house: House, view: GroupView, mode: Mode, asking: Asking) -> None:
     busy = [run for run in house.journal.runs(view.name, live=True) if run.lane == mode.lane]
     if busy:
         raise house.journal.busy(view.name, mode.lane)
+    live = house.journal.runs(view.name, live=True) if mode.name == "retire" else ()
+    if live:
+        raise house.journal.busy(view.name, live[0].lane)
     if mode.isolated:
         _fresh(house, view)
     if mode.lane != "move" or mode.name == "reprotect":
@@ -345,7 +349,7 @@ def consent(house: House, offer: Offer, typed: Typed) -> Approval | None:
     if needs:
         options = f"--confirm {proposal.group}"
         if mode.asks_loss:
-            options += f" --accept-data-loss {_ceiling(proposal.loss_s)}"
+            options += f" --accept-data-loss {ceiling_duration(proposal.loss_s or 0.0)}"
         raise DrpilotError(
             "consent-missing",
             verb=mode.name,
@@ -358,7 +362,7 @@ def consent(house: House, offer: Offer, typed: Typed) -> Approval | None:
             "loss-not-accepted",
             verb=mode.name,
             group=proposal.group,
-            loss=_ceiling(proposal.loss_s),
+            loss=ceiling_duration(proposal.loss_s or 0.0),
             accepted=format_duration(typed.accepted_loss_s or 0.0),
             data={"loss_seconds": proposal.loss_s, "accepted_seconds": typed.accepted_loss_s},
         )
@@ -375,13 +379,9 @@ def consent(house: House, offer: Offer, typed: Typed) -> Approval | None:
     )
 
 
-def _ceiling(loss: float | None) -> str:
-    """The loss as a person types it: never rounded down below the number that is checked."""
-    return format_duration(float(int(loss or 0.0) + 1))
-
-
 def begin(house: House, offer: Offer, approval: Approval | None) -> RunView:
     """Write the run. From here on it exists, whoever drives it."""
+    require_right(house, "operate")
     mode, now = offer.mode, house.clock.now()
     expires_at = None
     if mode.expires:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from drpilot.base.errors import DrpilotError
-from drpilot.base.units import format_duration
+from drpilot.base.units import ceiling_duration, format_duration
+from drpilot.domain.machine import permitted
 from drpilot.domain.run import RunView
+from drpilot.engine.draft import Draft
 from drpilot.engine.gates import fence_accepted, missing, persons
+from drpilot.engine.undoing import TOUCHED, refusal
 from drpilot.services.house import House
+from drpilot.services.right import require_right
 
-__all__ = ["Order", "open_gate", "order"]
+__all__ = ["Order", "open_gate", "order", "promoted_s"]
 
 _RIGHTS = {"approve": "approve", "decline": "approve"}
 
@@ -38,14 +43,16 @@ def open_gate(view: RunView) -> tuple[str, str] | None:
 def order(house: House, run: str, what: Order) -> RunView:
     """Check an order as far as the journal tells, and post it; the driver has the last word."""
     view = house.journal.view(run)
-    _right(house, what.kind)
+    require_right(house, _RIGHTS.get(what.kind, "operate"))
     match what.kind:
         case "approve" | "decline":
             _check_answer(house, view, what)
         case "commit":
             _check_commit(house, view, what)
         case "rollback":
-            _check_rollback(view, what)
+            _check_rollback(house, view, what)
+        case "pause" | "cancel":
+            _check_possible(view, what.kind)
         case "retry" | "skip" | "settle":
             _check_step(view, what)
     data = dict(what.data)
@@ -56,18 +63,6 @@ def order(house: House, run: str, what: Order) -> RunView:
         data["where"] = house.holder.text
     house.journal.post(view.id, what.kind, house.person, step=what.step, comment=what.comment, data=data)
     return house.journal.view(view.id)
-
-
-def _right(house: House, kind: str) -> None:
-    """Operators listed in drpilot.yaml have the rights it gives; with none listed everybody may do everything."""
-    operators = house.configuration.operators
-    right = _RIGHTS.get(kind, "operate")
-    if not operators:
-        return
-    rights = operators.get(house.person)
-    if rights is None or right not in rights.may:
-        others = ", ".join(sorted(name for name, row in operators.items() if right in row.may))
-        raise DrpilotError("not-allowed", person=house.person, what=right, others=others or "nobody")
 
 
 def _check_answer(house: House, view: RunView, what: Order) -> None:
@@ -112,19 +107,38 @@ def _check_commit(house: House, view: RunView, what: Order) -> None:
         )
 
 
-def _check_rollback(view: RunView, what: Order) -> None:
-    from drpilot.engine.draft import Draft  # noqa: PLC0415 - the same pure rule as the driver's, asked beforehand
-    from drpilot.engine.undoing import refusal  # noqa: PLC0415
+def promoted_s(view: RunView, now: datetime) -> float | None:
+    """Seconds of writes a rollback would lose: since the step without a way back began; None where it has not."""
+    for step in view.steps.values():
+        if step.planned.no_way_back and step.state in TOUCHED and step.started_at is not None:
+            return max(0.0, (now - step.started_at).total_seconds())
+    return None
 
+
+def _check_rollback(house: House, view: RunView, what: Order) -> None:
     _confirmed(view, what, "rollback")
-    why = refusal(Draft(view, view.created_at), loss_typed=what.data.get("accepted_loss_s") is not None)
+    now = house.clock.now()
+    accepted, lost = what.data.get("accepted_loss_s"), promoted_s(view, now)
+    why = refusal(Draft(view, now), loss_typed=accepted is not None)
     if why is not None:
-        hint = (
-            f"drpilot fence {view.group}"
-            if "fenced" in why
-            else f"drpilot rollback {view.group} --confirm {view.group} --accept-data-loss {format_duration(3600)}"
-        )
+        typed = f"--confirm {view.group} --accept-data-loss {ceiling_duration(lost or 0.0)}"
+        hint = f"drpilot fence {view.group}" if "fenced" in why else f"drpilot rollback {view.group} {typed}"
         raise DrpilotError("rollback-refused", group=view.group, what=why, hint=hint)
+    if lost is not None and float(accepted or 0.0) < lost:
+        raise DrpilotError(
+            "loss-not-accepted",
+            verb="rollback",
+            group=view.group,
+            loss=ceiling_duration(lost),
+            accepted=format_duration(float(accepted or 0.0)),
+            data={"loss_seconds": lost, "accepted_seconds": accepted},
+        )
+
+
+def _check_possible(view: RunView, verb: str) -> None:
+    """Refused here, an order never makes its sender the driver of a run that it wanted to stop."""
+    if not permitted("run", view.state, verb):
+        raise DrpilotError("transition-refused", family="run", key=view.name, event=verb, state=view.state)
 
 
 def _check_step(view: RunView, what: Order) -> None:

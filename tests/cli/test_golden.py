@@ -115,9 +115,8 @@ def test_the_screen_that_decides(lived: Tiny) -> None:
 
 def test_the_loss_shown_is_enough_when_typed_back(lived: Tiny) -> None:
     """The loss on the screen is rounded up, so that typing it is never refused."""
-    from drpilot.base.units import parse_duration
-    from drpilot.cli.screen import ceiling
+    from drpilot.base.units import ceiling_duration, parse_duration
 
     for loss in (0.0, 0.4, 59.96, 84.3156, 3599.5, 3600.2, 5665.7, 86_399.9, 90_061.3, 700_000.5):
-        assert parse_duration(ceiling(loss)) >= loss, loss
-        assert parse_duration(ceiling(loss)) - loss < 3601
+        assert parse_duration(ceiling_duration(loss)) >= loss, loss
+        assert parse_duration(ceiling_duration(loss)) - loss < 3601
