@@ -12,6 +12,7 @@ from drpilot.actions.catalogue import CATALOGUE
 from drpilot.base.clock import Chance, Clock, RealClock
 from drpilot.base.errors import DrpilotError
 from drpilot.clouds.credentials import CredentialsReference
+from drpilot.clouds.dialect import AWS
 from drpilot.clouds.session import Clients
 from drpilot.clouds.session import SiteSettings as CloudSettings
 from drpilot.clouds.site import BotoSite, Ways
@@ -153,7 +154,7 @@ def open_house(
     return House(
         journal=journal,
         configuration=settings,
-        world=World(site, sites.witness),
+        world=World(site, sites.witness, settle_s=1.0 if lab else AWS.settle_s),
         probe=sites.probe,
         catalogue=CATALOGUE,
         clock=clock,

@@ -329,6 +329,9 @@ class Action(ABC, Generic[I, O]):
     def observe(self, ctx: Context, given: I) -> Answer[O]:
         """Look, never touch."""
 
-    def undo(self, given: I, output: O) -> Call | None:
-        """The call that reverses it; None where there is no way back or nothing to reverse."""
+    def undo(self, given: I, output: O | None) -> Call | None:
+        """The call that reverses it; None where there is no way back or nothing to reverse. Pure.
+
+        `output` is None for a step that failed or never answered: it may have done all, some or nothing of its work.
+        """
         return None

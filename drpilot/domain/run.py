@@ -97,6 +97,7 @@ class StepView:
     polls: int = 0
     looks: int = 0
     wake_at: datetime | None = None
+    looked_at: datetime | None = None
     started_at: datetime | None = None
     ended_at: datetime | None = None
     output: Mapping[str, Any] | None = None

@@ -7,7 +7,7 @@ looking; only a definite failure may be tried again with a fresh token.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
@@ -29,7 +29,7 @@ from drpilot.domain.ports import (
     Waiting,
 )
 from drpilot.domain.run import Failure, Outcome, StepView
-from drpilot.engine.context import StepContext
+from drpilot.engine.context import StepContext, is_reading
 from drpilot.engine.decide import results
 from drpilot.runbook.expression import resolve, scope_of
 
@@ -38,7 +38,6 @@ __all__ = ["Phase", "execute"]
 Phase = Literal["start", "poll", "look"]
 
 LOOKS = 3  # consistent looks that saw nothing, before a thing counts as not there
-SETTLE_S = 2.0  # at least this long after the intent: EC2's reads are eventually consistent
 POLL_FIRST_S = 0.25
 POLL_FACTOR = 1.6
 UNDO_TRIES = 5
@@ -69,10 +68,27 @@ class _Attempt:
     def outcome(self, event: str, **more: Any) -> Outcome:
         return Outcome(self.step.path, self.number, event, **more)
 
+    def partial_undo(self) -> Call | None:
+        """What would reverse an attempt that has not ended well: it may have done all, some or nothing."""
+        planned = self.step.planned
+        if self.undoing or not planned.undoes or planned.effect == "none" or planned.undo is not None:
+            return None
+        try:
+            given = self.action.Input.model_validate(dict(self.ctx.attempt.given))
+        except ValidationError:
+            return None
+        return self.action.undo(given, None)
+
 
 def execute(action: Action[Any, Any], ctx: StepContext, phase: Phase) -> Outcome:
     """Carry out one phase of the step's present attempt. Never raises for what a cloud or an action may do."""
     attempt = _Attempt(ctx.step, ctx.attempt.number, ctx.attempt.kind, ctx, action, ctx.clock.now())
+    outcome = _executed(attempt, phase)
+    return outcome if outcome.output is not None else replace(outcome, undo=attempt.partial_undo())
+
+
+def _executed(attempt: _Attempt, phase: Phase) -> Outcome:
+    action, ctx = attempt.action, attempt.ctx
     try:
         given = action.Input.model_validate(dict(ctx.attempt.given))
     except ValidationError as error:
@@ -163,17 +179,30 @@ def _looked(attempt: _Attempt, given: BaseModel, answer: Answer[Any]) -> Outcome
     if attempt.undoing:
         return attempt.outcome("transient failure", wake_at=attempt.now, note=answer.why)
     looks = attempt.step.looks + 1
-    settled = looks >= LOOKS and attempt.now - attempt.ctx.intended_at >= timedelta(seconds=SETTLE_S)
+    settled = looks >= LOOKS and attempt.now - attempt.ctx.intended_at >= timedelta(
+        seconds=attempt.ctx.settle_s
+    )
     kind = attempt.action.idempotency
     if (
         answer.certain
         or kind in (Idempotency.TOKEN, Idempotency.RERUN)
         or (settled and kind is Idempotency.OBSERVE)
     ):
-        return attempt.outcome("not there", note=answer.why)
+        return _again(attempt, answer.why)
     if looks >= LOOKS and kind is Idempotency.ONCE:
         return attempt.outcome("can't tell", looked=True, note=f"person: {answer.why}")
     return attempt.outcome("can't tell", looked=True, wake_at=_later(attempt, looks), note=answer.why)
+
+
+def _again(attempt: _Attempt, why: str) -> Outcome:
+    """It did not happen: once more with the same token, after a pause, as often as the step may be tried."""
+    tries = attempt.step.tries
+    if tries >= attempt.step.planned.retry.attempts:
+        return attempt.outcome(
+            "failed", failure=Failure("unknown", "", f"called {tries} times, never seen: {why}")
+        )
+    wake_at = _backoff(attempt, tries - 1) if tries > 1 else None
+    return attempt.outcome("not there", note=why, wake_at=wake_at)
 
 
 def _later(attempt: _Attempt, count: int) -> datetime:
@@ -190,9 +219,15 @@ def _cloud_error(attempt: _Attempt, error: CloudError, phase: Phase) -> Outcome:
         if error.kind in _PASSING:
             return _waiting(attempt, Waiting({}, after_s=10.0, note=failure.message), _still(attempt))
         return _failed(attempt, failure)
-    if error.happened == "unknown" and attempt.action.idempotency is not Idempotency.PURE:
+    # A look that failed behind a change says nothing about the change: look again before anything is repeated.
+    behind = attempt.ctx.changed() and error.kind in _PASSING and _reads(error)
+    if (error.happened == "unknown" or behind) and attempt.action.idempotency is not Idempotency.PURE:
         return attempt.outcome("reply lost", failure=failure, wake_at=attempt.now)
     return _failed(attempt, failure)
+
+
+def _reads(error: CloudError) -> bool:
+    return is_reading(error.operation.rpartition(":")[2])
 
 
 def _still(attempt: _Attempt) -> str:
@@ -200,7 +235,8 @@ def _still(attempt: _Attempt) -> str:
 
 
 def _facts(error: CloudError) -> Mapping[str, str]:
-    return {"site": error.site, "operation": error.operation, "request_id": error.request_id}
+    facts = {"site": error.site, "operation": error.operation, "request_id": error.request_id}
+    return facts | {"happened": error.happened}
 
 
 def _failed(attempt: _Attempt, failure: Failure) -> Outcome:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
 from drpilot.base.clock import Clock
 from drpilot.base.ids import digest
+from drpilot.domain.fence import Claim
 from drpilot.domain.group import Group
 from drpilot.domain.plan import Proposal
 from drpilot.domain.point import RecoveryPoint
@@ -25,6 +26,58 @@ class World:
 
     site: Callable[[str], Site]
     witness: Callable[[], Witness]
+    settle_s: float = (
+        2.0  # how long a fresh resource may stay invisible: EC2's reads are eventually consistent
+    )
+
+
+_READS = ("Describe", "Get", "List", "Head", "Test", "Search", "Lookup")
+
+
+def is_reading(operation: str) -> bool:
+    """Whether an operation only looks, by its first word (a convention of the AWS APIs)."""
+    return operation.startswith(_READS)
+
+
+@dataclass(slots=True)
+class Touch:
+    """Whether an attempt has sent anything that may change the world."""
+
+    changed: bool = False
+
+
+class TouchedSite:
+    """A site that notes the first changing call."""
+
+    def __init__(self, site: Site, touch: Touch) -> None:
+        self._site, self._touch = site, touch
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._site, name)
+
+    def call(
+        self, service: str, operation: str, params: dict[str, Any], *, token: str | None = None
+    ) -> dict[str, Any]:
+        """The call, noted when it may change something."""
+        if not is_reading(operation):
+            self._touch.changed = True
+        return self._site.call(service, operation, params, token=token)
+
+
+class TouchedWitness:
+    """The witness; a write is a change."""
+
+    def __init__(self, witness: Witness, touch: Touch) -> None:
+        self._witness, self._touch = witness, touch
+
+    def read(self, group: str) -> tuple[Claim | None, str]:
+        """The claim and its etag."""
+        return self._witness.read(group)
+
+    def write(self, claim: Claim, *, replaces: str) -> str:
+        """Write, noted."""
+        self._touch.changed = True
+        return self._witness.write(claim, replaces=replaces)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +94,15 @@ class StepContext:
     save: Callable[[dict[str, Any]], None]
     intended_at: datetime
     epoch: int
+    touch: Touch = field(default_factory=Touch)
+
+    def changed(self) -> bool:
+        """Whether this attempt has sent anything that may change the world."""
+        return self.touch.changed
+
+    @property
+    def settle_s(self) -> float:
+        return self.world.settle_s
 
     @property
     def run(self) -> str:
@@ -83,10 +145,11 @@ class StepContext:
         return self.view.proposal
 
     def site(self, role: str) -> Site:
-        return self.world.site({"source": self.source, "target": self.target}.get(role, role))
+        name = {"source": self.source, "target": self.target}.get(role, role)
+        return cast("Site", TouchedSite(self.world.site(name), self.touch))
 
     def witness(self) -> Witness:
-        return self.world.witness()
+        return TouchedWitness(self.world.witness(), self.touch)
 
     def sub(self, name: str) -> str:
         return digest([self.token, name])[:32]

@@ -43,10 +43,12 @@ def decide(view: RunView, now: datetime, room: Room) -> Decision:
         _fail_late(draft, room)
         _advance(draft, room)
     elif draft.state in ("paused", "awaiting_commit", "cancelling"):
+        _fail_late(draft, room)
         _watch(draft, room)
     if draft.state == "cancelling":
         _finish_cancel(draft, room)
     if draft.state == "rolling_back":
+        _fail_late(draft, room)
         _watch(draft, room)
         undoing.advance(draft, room.busy)
     if draft.state in ("running", "cleaning"):
@@ -68,21 +70,28 @@ def results(steps: Mapping[str, StepView]) -> dict[str, dict[str, Any]]:
 
 
 def _expire(draft: Draft) -> None:
+    """The time of a drill, or of a proposal nobody answered, is over."""
     view = draft.view
     if view.expires_at is None or draft.now < view.expires_at:
         draft.wake(view.expires_at)
         return
-    if draft.state == "waiting":
+    if draft.state == "waiting" and _asks_to_go(draft):
         draft.run_move("expired", reason="nobody answered in time", result="expired")
         _cancel_open(draft, "expired")
     elif draft.state in ("running", "paused") and view.lane == "practice":
         _abort(draft, "its time is over", result="expired")
 
 
+def _asks_to_go(draft: Draft) -> bool:
+    return any(step.planned.gate == "go" and step.state == "waiting" for step in draft.in_order())
+
+
 def _advance(draft: Draft, room: Room) -> None:
     free = room.free - len(room.busy)
     for step in draft.in_order():
         if draft.state == "cleaning" and not step.planned.always:
+            if step.state == "unknown":
+                _look(draft, step.path, room)
             continue
         if step.state == "pending":
             _wake_pending(draft, step)
@@ -90,7 +99,10 @@ def _advance(draft: Draft, room: Room) -> None:
             _wait(draft, step.path, room)
         elif draft.steps[step.path].state == "unknown":
             _look(draft, step.path, room)
-        if draft.steps[step.path].state == "ready" and draft.state in ("running", "waiting", "cleaning"):
+        wake_at = draft.steps[step.path].wake_at
+        if draft.steps[step.path].state == "ready" and wake_at is not None and wake_at > draft.now:
+            draft.wake(wake_at)
+        elif draft.steps[step.path].state == "ready" and draft.state in ("running", "waiting", "cleaning"):
             if step.planned.gate is not None:
                 gates.reach(draft, step.path)
             elif free > 0:
@@ -203,7 +215,9 @@ def _fail_late(draft: Draft, room: Room) -> None:
         if draft.now < deadline:
             draft.wake(deadline)
             continue
-        if step.state == "unknown" and step.planned.idempotency in ("observe", "once", "token"):
+        if step.state == "waiting" and (step.looked_at is None or step.looked_at < deadline):
+            continue  # it may have become as wanted while nobody looked: look once more first
+        if step.state == "unknown" and draft.view.lane == "move":
             if draft.state == "running":
                 draft.run_move("pause", reason=f"step {step.path}: its outcome is still unknown")
             continue
@@ -231,6 +245,8 @@ def _abort(draft: Draft, reason: str, *, result: str) -> None:
     if draft.result is None and draft.state in ("running", "paused") and _has_open_always(draft):
         draft.run_move("clean", reason=reason, result=result)
         _cancel_open(draft, reason, keep_always=True)
+        if draft.view.lane != "move":
+            _give_up_unknown(draft)
     elif draft.state in ("running", "waiting", "paused"):
         draft.run_move("cancel", reason=reason, result=result)
 
@@ -247,10 +263,21 @@ def _cancel_open(draft: Draft, reason: str, *, keep_always: bool = False) -> Non
             draft.step_move(step.path, "cancelled", reason=reason)
 
 
+def _give_up_unknown(draft: Draft) -> None:
+    """What a copy or a drill left unknown when it was ended is found by its tags later; it must not hold the lane."""
+    for step in draft.in_order():
+        if step.state == "unknown" and not step.planned.always and step.attempt is not None:
+            failure = Failure("unknown", "", "its outcome was still unknown when the run was ended")
+            draft.add(Outcome(step.path, step.attempt.number, "failed", failure=failure))
+            draft.set(step.path, state="failed", failure=failure)
+
+
 def _finish_cancel(draft: Draft, room: Room) -> None:
+    if draft.view.lane != "move":
+        _give_up_unknown(draft)
     keep = _has_open_always(draft)
     _cancel_open(draft, "the run was cancelled", keep_always=True)
-    if any(step.state == "running" or step.path in room.busy for step in draft.in_order()):
+    if any(step.state in ("running", "unknown") or step.path in room.busy for step in draft.in_order()):
         return
     if keep:
         draft.run_move("clean", result=draft.result or "cancelled")

@@ -35,6 +35,7 @@ class Draft:
         self.start: list[str] = []
         self.poll: list[str] = []
         self.look: list[str] = []
+        self.turned = bool(view.facts.get("turned"))  # the run is on its way back
         self._wakes: list[datetime] = []
 
     def step_move(self, path: str, event: str, *, reason: str = "", by: str = "", **more: Any) -> None:
@@ -47,6 +48,7 @@ class Draft:
             state=to,
             note=reason or step.note,
             wake_at=more.get("wake_at"),
+            looked_at=step.looked_at,
             round=step.round + 1 if new_round else step.round,
             tries=0 if new_round else step.tries,
             output=more.get("output", step.output),

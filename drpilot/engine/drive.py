@@ -15,9 +15,10 @@ from typing import Any
 from drpilot.base.clock import Clock
 from drpilot.base.errors import DrpilotError, invariant
 from drpilot.domain.group import Group
+from drpilot.domain.machine import permitted
 from drpilot.domain.plain import from_plain
 from drpilot.domain.ports import Action
-from drpilot.domain.run import Decision, Failure, Holder, Lease, Outcome, RunView
+from drpilot.domain.run import Decision, Failure, Holder, Lease, Outcome, RunMove, RunView
 from drpilot.domain.states import FAMILIES
 from drpilot.engine.attempt import Phase, execute
 from drpilot.engine.context import StepContext, World
@@ -61,16 +62,21 @@ class Driver:
         Raises `Superseded` when another controller took the run over.
         """
         view = self.journal.view(run)
+        if any(not future.done() for future in self.journal.in_flight.get(view.id, ())):
+            return Drive(view, taken=False)  # calls of a former drive in this process are still under way
         lease = self.journal.acquire(view.id, holder)
         if lease is None:
             return Drive(self.journal.view(view.id), taken=False)
         pool = ThreadPoolExecutor(max_workers=self.parallel, thread_name_prefix=f"drpilot-{view.name}")
+        loop = _Loop(self, lease, pool, patient, wait_s)
         try:
-            drive = _Loop(self, lease, pool, patient, wait_s).run()
-            self.journal.release(lease)
+            drive = loop.run()
+            if not loop.futures:
+                self.journal.release(lease)  # else it runs out, when no call of ours can land any more
             return drive
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+            self.journal.in_flight[view.id] = list(loop.futures.values())
 
 
 class _Loop:
@@ -102,14 +108,25 @@ class _Loop:
             if self.driver.stop.is_set():
                 return self._drain()
             decision = decide(view, self.clock.now(), Room(self._parallel(view), frozenset(self.futures)))
-            if decision.changes:
-                self.journal.commit(self.lease, decision.changes)
+            if decision.changes and not self._write(view, decision):
+                continue
             self._submit(decision)
             if decision.changes:
                 continue
             if self._is_idle(view, decision) and not self._keeps_waiting():
                 return Drive(view)
             self._collect(decision)
+
+    def _write(self, view: RunView, decision: Decision) -> bool:
+        """Commit what was decided; when the lifecycle tables refuse it, the run pauses and says why."""
+        try:
+            self.journal.commit(self.lease, decision.changes)
+        except DrpilotError as error:
+            if error.word != "transition-refused" or not permitted("run", view.state, "pause"):
+                raise
+            self.journal.commit(self.lease, [RunMove("pause", f"{error.title}: {error.why}")])
+            return False
+        return True
 
     def _parallel(self, view: RunView) -> int:
         return max(1, min(view.plan.parallel, self.driver.parallel))
@@ -189,7 +206,8 @@ class _Loop:
     def _drain(self) -> Drive:
         """Let what is in a thread end (its calls are bounded) and record it; start nothing."""
         done, _ = wait(self.futures.values(), timeout=20.0)
-        outcomes = [future.result() for future in self.futures.values() if future in done]
+        ended = [path for path, future in self.futures.items() if future in done]
+        outcomes = [self.futures.pop(path).result() for path in ended]
         if outcomes:
             self._record(outcomes)
         return Drive(self.journal.view(self.lease.run), stopped=True)

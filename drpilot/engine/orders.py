@@ -14,7 +14,9 @@ from drpilot.domain.run import Request, Settled
 from drpilot.engine import gates, undoing
 from drpilot.engine.draft import Draft
 
-__all__ = ["read"]
+__all__ = ["MOVES", "read"]
+
+MOVES = ("failover", "switchover")  # the modes whose runs are rolled back rather than cancelled
 
 
 def read(draft: Draft) -> None:
@@ -94,6 +96,8 @@ def _decline(draft: Draft, request: Request) -> str | None:
 def _pause(draft: Draft, request: Request) -> str | None:
     if draft.state == "paused":
         return "it is paused already"
+    if draft.turned:
+        return "a rollback is followed to its end"
     if not permitted("run", draft.state, "pause"):
         return f"a run that is {draft.state} can't be paused"
     draft.add(Settled(request.id))
@@ -128,9 +132,8 @@ def _again(draft: Draft, request: Request, only: str | None) -> str | None:
         draft.step_move(path, "retry", reason=request.comment, by=request.by, new_round=True)
     for path in stuck:
         draft.step_move(path, "undo", reason=request.comment, by=request.by, new_round=True)
-    undoing_now = stuck or any(step.state in ("undoing", "undone") for step in draft.in_order())
     if draft.state == "paused":
-        draft.run_move("resume undoing" if undoing_now else "resume", reason=request.comment, by=request.by)
+        draft.run_move("resume undoing" if draft.turned else "resume", reason=request.comment, by=request.by)
     elif draft.state == "clean_failed":
         draft.run_move("resume", reason=request.comment, by=request.by)
     return None
@@ -147,11 +150,10 @@ def _skip(draft: Draft, request: Request) -> str | None:
     if not request.comment:
         return "a skip needs a comment"
     draft.add(Settled(request.id))
-    undoing_now = step.state == "undo_failed"
     draft.step_move(step.path, "skip", reason=f"skipped by {request.by}: {request.comment}", by=request.by)
     others = any(other.state in ("failed", "undo_failed") for other in draft.in_order())
     if draft.state == "paused" and not others:
-        draft.run_move("resume undoing" if undoing_now else "resume", reason=request.comment, by=request.by)
+        draft.run_move("resume undoing" if draft.turned else "resume", reason=request.comment, by=request.by)
     elif draft.state == "clean_failed" and not others:
         draft.run_move("resume", reason=request.comment, by=request.by)
     return None
@@ -167,14 +169,16 @@ def _settle(draft: Draft, request: Request) -> str | None:
     more = {"output": dict(request.data["output"])} if happened and request.data.get("output") else {}
     draft.step_move(step.path, event, reason=request.comment, by=request.by, **more)
     if draft.state == "paused" and not any(other.state == "failed" for other in draft.in_order()):
-        draft.run_move("resume", reason=request.comment, by=request.by)
+        draft.run_move("resume undoing" if draft.turned else "resume", reason=request.comment, by=request.by)
     return None
 
 
 def _cancel(draft: Draft, request: Request) -> str | None:
     if not permitted("run", draft.state, "cancel"):
         return f"a run that is {draft.state} can't be cancelled"
-    if draft.view.lane == "move" and undoing.has_effects(draft):
+    if draft.turned:
+        return "a rollback is followed to its end"
+    if draft.view.mode in MOVES and undoing.has_effects(draft):
         return "a move that has begun to change things is rolled back, not cancelled"
     draft.add(Settled(request.id))
     draft.run_move(
@@ -191,6 +195,8 @@ def _commit(draft: Draft, request: Request) -> str | None:
     if not gates.fence_accepted(trial, draft.steps):
         return "the old side is not fenced for certain: a second person must commit"
     _record(draft, request, approval)
+    if len(gates.persons(draft.view.approvals, "commit")) < _committers(draft):
+        return None  # another person has to commit as well
     path = next(
         step.path for step in draft.in_order() if step.planned.gate == "commit" and step.state == "waiting"
     )
@@ -199,14 +205,23 @@ def _commit(draft: Draft, request: Request) -> str | None:
     return None
 
 
+def _committers(draft: Draft) -> int:
+    """How many different persons the group asks to commit (`approvals.commit` of its file)."""
+    group = draft.view.plan.context.get("group") or {}
+    return int((group.get("approvals") or {}).get("commit", 1))
+
+
 def _rollback(draft: Draft, request: Request) -> str | None:
     if not permitted("run", draft.state, "roll back"):
         return f"a run that is {draft.state} can't be rolled back"
-    refused = undoing.refusal(draft, loss_typed=request.data.get("accepted_loss_s") is not None)
+    if draft.view.mode not in MOVES:
+        return "only a failover or a switchover is rolled back; cancel this one"
+    loss_typed = request.data.get("accepted_loss_s") is not None
+    refused = undoing.refusal(draft, loss_typed=loss_typed)
     if refused is not None:
         return refused
     draft.add(Settled(request.id))
-    undoing.begin(draft, request.comment or "rolled back by a person", request.by)
+    undoing.begin(draft, request.comment or "rolled back by a person", request.by, loss_typed=loss_typed)
     return None
 
 

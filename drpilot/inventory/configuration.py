@@ -7,9 +7,9 @@ DRPILOT_DATABASE_URL; AWS_* variables are none of its business, so they reach no
 
 from __future__ import annotations
 
-import getpass
 import json
 import os
+import pwd
 import re
 import shlex
 from collections.abc import Mapping
@@ -326,10 +326,20 @@ def _settings(name: str, site: SiteModel, folder: Path) -> SiteSettings:
 
 
 def _login() -> str:
+    """The account that logged in, by the kernel's word: variables such as LOGNAME could make one person two.
+
+    The audit login id survives sudo and su (proc(5), /proc/pid/loginuid); where it is unset the user id counts.
+    """
+    unset = 2**32 - 1
     try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return f"uid-{os.getuid()}"
+        audited = int(Path("/proc/self/loginuid").read_text())
+    except (OSError, ValueError):
+        audited = unset
+    uid = os.getuid() if audited == unset else audited
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"uid-{uid}"
 
 
 # -- writing ---------------------------------------------------------------------------------------

@@ -40,6 +40,7 @@ __all__ = ["Writer"]
 _ENDED = frozenset(
     {"succeeded", "warned", "failed", "skipped", "ignored", "cancelled", "undone", "undo_failed"}
 )
+_LOOKED = frozenset({"waits", "still waits", "there, not yet", "undo waits"})
 _ATTEMPT_STATE = {
     "as wanted": "ok",
     "as wanted, with a warning": "ok",
@@ -174,7 +175,9 @@ class Writer:
             )
         step.wake_at = stamp(outcome.wake_at)
         step.progress, step.note = outcome.progress, outcome.note
-        step.polls += 1 if outcome.event in ("waits", "still waits", "there, not yet", "undo waits") else 0
+        if outcome.event in _LOOKED:
+            step.looked_at = micros(self.now)
+        step.polls += 1 if outcome.event in _LOOKED else 0
         step.looks = (
             step.looks + 1 if outcome.looked else (0 if outcome.event != "can't tell" else step.looks)
         )

@@ -7,6 +7,7 @@ holder and term, not the clock: expiry alone fences nobody, a take-over does.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -45,7 +46,10 @@ LEASE_S = 15.0  # a living driver renews each 5 s; another host may take over af
 
 @dataclass(frozen=True, slots=True)
 class NewRun:
-    """What `create` writes. `id` is made beforehand, because tokens and the new point's id derive from it."""
+    """What `create` writes. `id` is made beforehand, because tokens and the new point's id derive from it.
+
+    `from_states` are the group states it may begin in (none: any); `beside_move` lets it begin while a move lives.
+    """
 
     id: str
     plan: Plan
@@ -55,6 +59,8 @@ class NewRun:
     approval: Approval | None = None
     expires_at: datetime | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
+    from_states: tuple[str, ...] = ()
+    beside_move: bool = False
 
 
 class Superseded(Exception):
@@ -74,6 +80,7 @@ class Journal(Registry):
         self.chance = chance
         self.before_commit: Callable[[Sequence[Change]], None] | None = None  # crash tests count commits here
         self.after_commit: Callable[[Sequence[Change]], None] | None = None
+        self.in_flight: dict[str, list[Future[Any]]] = {}  # calls of this process that outlived their driver
 
     def new_id(self) -> str:
         """A fresh sortable id."""
@@ -106,6 +113,20 @@ class Journal(Registry):
         ).first()
         if held is not None:
             raise self._busy(held)
+        move = session.exec(
+            select(RunRow).where(RunRow.group == group.name, RunRow.lane == "move", RunRow.live == 1)
+        ).first()
+        if move is not None and not new.beside_move:
+            raise self._busy(move)  # a copy that begins beside a move would put its standbys to rest again
+        if new.from_states and group.state not in new.from_states:
+            raise DrpilotError(
+                "wrong-state",
+                group=group.name,
+                state=group.state,
+                verb=new.plan.mode,
+                allowed=", ".join(new.from_states),
+                hint=f"drpilot status {group.name}",
+            )
         if group.locked_by is not None and new.plan.lane == "move":
             raise DrpilotError("locked", group=group.name, by=group.locked_by, why=group.locked_reason or "")
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlmodel import col, delete, select
+from sqlmodel import Session, col, delete, select
 
 from drpilot.base.clock import Clock, from_micros, micros
 from drpilot.base.errors import DrpilotError, Finding
@@ -18,7 +18,15 @@ from drpilot.journal.apply import Writer
 from drpilot.journal.body import pack, pack_value, unpack
 from drpilot.journal.database import Database
 from drpilot.journal.holder import is_gone
-from drpilot.journal.tables import FindingRow, GroupRow, MemberRow, ScheduleRow, ServiceRow, SiteRow
+from drpilot.journal.tables import (
+    FindingRow,
+    GroupRow,
+    MemberRow,
+    ScheduleRow,
+    ServiceRow,
+    SiteRow,
+    StandbyRow,
+)
 
 __all__ = ["Registry"]
 
@@ -50,12 +58,21 @@ class Registry:
                     changed_at=micros(now),
                 )
                 fresh.state, fresh.active, row = state, group.primary, fresh
+                self._afresh(session, fresh)
             else:
                 writer.event("group file", {"before": row.document, "after": document})
             row.body, row.document = pack_value(group), document
             session.add(row)
             session.flush()
             return views.group_view(row)
+
+    @staticmethod
+    def _afresh(session: Session, row: GroupRow) -> None:
+        """A group that was retired begins again with nothing of its former life but its events and its epoch."""
+        session.exec(delete(StandbyRow).where(col(StandbyRow.group) == row.name))
+        row.fences, row.conditions, row.invalidated, row.came_from = "{}", "{}", "[]", ""
+        row.locked_by = row.locked_reason = None
+        row.locked_at = row.moved_at = row.acknowledged_at = None
 
     def remember(self, group: Group, site: str) -> None:
         """Store the members last seen on the active side; a failover finds them here when the source is dead."""

@@ -175,6 +175,7 @@ class StepRow(SQLModel, table=True):
     looks: int = 0
     attempt: int = 0
     wake_at: int | None = Field(default=None, sa_type=BigInteger)
+    looked_at: int | None = Field(default=None, sa_type=BigInteger)
     started_at: int | None = Field(default=None, sa_type=BigInteger)
     ended_at: int | None = Field(default=None, sa_type=BigInteger)
     output: str | None = Field(default=None, sa_column=Column(Text, nullable=True))

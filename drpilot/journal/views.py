@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -278,6 +279,7 @@ def _step(plan: Plan, row: StepRow, attempt: AttemptRow | None) -> StepView:
         polls=row.polls,
         looks=row.looks,
         wake_at=moment(row.wake_at),
+        looked_at=moment(row.looked_at),
         started_at=moment(row.started_at),
         ended_at=moment(row.ended_at),
         output=unpack(row.output) if row.output is not None else None,
@@ -348,7 +350,7 @@ def find_run(session: Session, text: str) -> RunRow:
     if number:
         row = (
             session.exec(select(RunRow).where(RunRow.group == name, RunRow.number == int(number))).first()
-            if number.isdigit()
+            if re.fullmatch(r"[0-9]{1,9}", number)
             else None
         )
         if row is None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from drpilot.base.errors import DrpilotError
 from drpilot.domain.run import RunView
 from drpilot.domain.states import FAMILIES
+from drpilot.journal.holder import is_gone
 from drpilot.journal.journal import Superseded
 from drpilot.services.house import House
 
@@ -29,6 +30,15 @@ def attend(
     `patient_s` is how long to stay while a gate waits for persons; 0 returns at once.
     """
     report = seen or (lambda view: None)
+    while True:
+        view = _driven(house, run, report, patient_s)
+        view = view if view is not None else _watch(house, run, report, patient_s)
+        if view is not None:
+            return view  # else whoever drove it is gone: drive it from here
+
+
+def _driven(house: House, run: str, report: Callable[[RunView], None], patient_s: float) -> RunView | None:
+    """Drive the run, unless a service lives or another process holds it (None)."""
     if not house.journal.services():
         try:
             drive = house.driver(report).drive(
@@ -40,10 +50,20 @@ def attend(
             raise DrpilotError("interrupted", run=drive.view.name)
         if drive.taken:
             return drive.view
-    return _watch(house, run, report, patient_s)
+    return None
 
 
-def _watch(house: House, run: str, report: Callable[[RunView], None], patient_s: float) -> RunView:
+def _abandoned(house: House, view: RunView) -> bool:
+    """Whether nobody drives: no service lives, and the lease is free, run out, or its process gone."""
+    if house.journal.services():
+        return False
+    if view.holder is None or view.lease_until is None or is_gone(view.holder):
+        return True
+    return view.lease_until < house.clock.now()
+
+
+def _watch(house: House, run: str, report: Callable[[RunView], None], patient_s: float) -> RunView | None:
+    """Follow a run that another drives; None when that one is gone."""
     rested_at: float | None = None
     while True:
         view = house.journal.view(run)
@@ -59,6 +79,8 @@ def _watch(house: House, run: str, report: Callable[[RunView], None], patient_s:
                 return view
         else:
             rested_at = None
+            if _abandoned(house, view):
+                return None
         house.clock.sleep(WATCH_S)
 
 

@@ -130,9 +130,14 @@ def _guard(house: House, view: GroupView, mode: Mode, asking: Asking) -> None:
     busy = [run for run in house.journal.runs(view.name, live=True) if run.lane == mode.lane]
     if busy:
         raise house.journal.busy(view.name, mode.lane)
-    live = house.journal.runs(view.name, live=True) if mode.name == "retire" else ()
-    if live:
-        raise house.journal.busy(view.name, live[0].lane)
+    live = house.journal.runs(view.name, live=True)
+    in_the_way = (
+        live
+        if mode.name == "retire"
+        else [run for run in live if run.lane == "move" and not mode.beside_move]
+    )
+    if in_the_way:
+        raise house.journal.busy(view.name, in_the_way[0].lane)
     if mode.isolated:
         _fresh(house, view)
     if mode.lane != "move" or mode.name == "reprotect":
@@ -383,7 +388,7 @@ def begin(house: House, offer: Offer, approval: Approval | None) -> RunView:
     """Write the run. From here on it exists, whoever drives it."""
     require_right(house, "operate")
     mode, now = offer.mode, house.clock.now()
-    expires_at = None
+    expires_at = offer.proposal.expires_at if mode.asks_name else None
     if mode.expires:
         view = house.journal.group(offer.plan.group)
         expires_at = now + timedelta(seconds=view.group.drill.expires_s)
@@ -395,6 +400,8 @@ def begin(house: House, offer: Offer, approval: Approval | None) -> RunView:
         proposal=offer.proposal if mode.asks_name else None,
         approval=approval,
         expires_at=expires_at,
+        from_states=mode.from_states,
+        beside_move=mode.beside_move,
         facts={"at_end": mode.at_end, "end_facts": {"name_typed": True}} if mode.at_end else {},
     )
     return house.journal.create(new)

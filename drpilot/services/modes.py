@@ -14,7 +14,7 @@ class Mode:
     `direction`: `forth` leaves the active side (source = active), `back` protects the old side again (source =
     active as well, target = the other). `from_states` are the group states it may begin in. `point` is `chosen` (an
     existing one), `new` (made by the run) or `none`. `asks_loss` and `asks_name` are the facts typed; `at_end` is the
-    group's own event when the run has succeeded.
+    group's own event when the run has succeeded; `beside_move` modes may begin while a move lives.
     """
 
     name: str
@@ -30,6 +30,7 @@ class Mode:
     isolated: bool = False
     expires: bool = False
     at_end: str | None = None
+    beside_move: bool = False
 
 
 _LIVE = ("seeding", "protected", "degraded")
@@ -42,7 +43,7 @@ MODES: dict[str, Mode] = {
         Mode("switchover", "switchover", "move", ("protected", "degraded"), "new", "switchover", True, False, True, True),
         Mode("reprotect", "reprotect", "move", ("active_unprotected", "reprotecting"), "new", needs_source=True),
         Mode("drill", "drill", "practice", ("protected", "degraded"), "chosen", isolated=True, expires=True),
-        Mode("fence", "fence", "practice", ("failing_over", "awaiting_commit", "active_unprotected", "split_suspected"), "none"),
+        Mode("fence", "fence", "practice", ("failing_over", "awaiting_commit", "active_unprotected", "split_suspected"), "none", beside_move=True),
         Mode("retire", "retire", "move", (*_LIVE, "active_unprotected"), "none", asks_name=True, at_end="retire"),
         Mode("cleanup", "cleanup", "practice", (*_LIVE, "active_unprotected", "reprotecting", "awaiting_commit"), "none"),
     )

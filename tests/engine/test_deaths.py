@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import wait
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,7 @@ def test_every_commit_is_a_legal_place_to_die(bench: Bench, after: bool, tmp_pat
             finished = True
         except Killed:
             finished = False
+            wait(fresh.journal.in_flight.pop(run.id, ()), timeout=30)  # a dead process has no calls under way
         fresh.journal.before_commit = fresh.journal.after_commit = None
         fresh.clock.sleep(60)
         view = fresh.driver().drive(run.id, OTHER).view if not finished else fresh.journal.view(run.id)
@@ -85,6 +87,7 @@ def test_without_the_intent_commit_the_kill_is_noticed(bench: Bench) -> None:
         driver.drive(run.id, ME)
     bench.journal.commit = original  # type: ignore[method-assign]
     bench.clock.sleep(60)
+    bench.journal.in_flight.clear()
     bench.driver().drive(run.id, OTHER)
     assert kept
     assert len(bench.shelf.things) == 2

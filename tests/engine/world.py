@@ -109,8 +109,8 @@ class Put(Action[PutInput, PutOutput]):
             return Waiting({"id": found[0]}, after_s=1.0, progress=0.5)
         return Done(PutOutput(id=found[0], token=ctx.token))
 
-    def undo(self, given: PutInput, output: PutOutput) -> Call:
-        return Call("thing.take", {"token": output.token})
+    def undo(self, given: PutInput, output: PutOutput | None) -> Call | None:
+        return Call("thing.take", {"token": output.token}) if output is not None else None
 
 
 class TakeInput(Model):
