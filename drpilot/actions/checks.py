@@ -25,6 +25,7 @@ from drpilot.domain.ports import (
     FailureClass,
     Idempotency,
     Model,
+    Site,
     StepFailed,
 )
 
@@ -234,7 +235,7 @@ class Source(Action[Nothing, SourceOutput]):
     def observe(self, ctx: Context, given: Nothing) -> Answer[SourceOutput]:
         site = ctx.site("source")
         try:
-            account, count = within(_SOURCE_S, lambda: self._look(ctx))
+            account, count = within(_SOURCE_S, site, lambda bound: self._look(ctx, bound))
         except CloudError as error:
             observed = f"{error.code}: {error.message}"[:300]
             seen = Seen.of(ctx, "source", False, ("an answer", observed))
@@ -252,8 +253,7 @@ class Source(Action[Nothing, SourceOutput]):
         )
 
     @staticmethod
-    def _look(ctx: Context) -> tuple[str, int]:
-        site = ctx.site("source")
+    def _look(ctx: Context, site: Site) -> tuple[str, int]:
         account = str(site.call("sts", "GetCallerIdentity", {})["Account"])
         ids = sorted(item.id for tier in ctx.group.tiers for item in tier.instances)
         running: list[Json] = []

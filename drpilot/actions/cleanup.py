@@ -101,7 +101,7 @@ class Machines(Action[CleanInput, CleanOutput]):
         ids = [item["InstanceId"] for item in _due(ctx, given, instances(site, _mine(ctx, given)))]
         if ids:
             _delete(site, "TerminateInstances", {"InstanceIds": ids})
-        return visible(self.observe(ctx, given))
+        return visible(self.observe, ctx, given)
 
     def observe(self, ctx: Context, given: CleanInput) -> Answer[CleanOutput]:
         site = ctx.site(given.site)
@@ -134,7 +134,7 @@ class Volumes(Action[CleanInput, CleanOutput]):
         for volume in self._left(ctx, given):
             if volume["State"] in ("available", "error"):
                 _delete(site, "DeleteVolume", {"VolumeId": volume["VolumeId"]})
-        return visible(self.observe(ctx, given))
+        return visible(self.observe, ctx, given)
 
     @staticmethod
     def _left(ctx: Context, given: CleanInput) -> list[Json]:
@@ -189,7 +189,7 @@ class Networks(Action[CleanInput, CleanOutput]):
                     if error.code != "DependencyViolation":
                         raise
                     raise StepFailed(FailureClass.TRANSIENT, f"{item[key]}: {error.message}") from None
-        return visible(self.observe(ctx, given))
+        return visible(self.observe, ctx, given)
 
     def observe(self, ctx: Context, given: CleanInput) -> Answer[CleanOutput]:
         site = ctx.site(given.site)
@@ -272,7 +272,7 @@ class Superseded(Action[CleanInput, CleanOutput]):
         site = ctx.site(given.site)
         for volume in self._left(ctx, site):
             _delete(site, "DeleteVolume", {"VolumeId": volume["VolumeId"]})
-        return visible(self.observe(ctx, given))
+        return visible(self.observe, ctx, given)
 
     @staticmethod
     def _left(ctx: Context, site: Site) -> list[Json]:

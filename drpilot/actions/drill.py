@@ -125,7 +125,7 @@ class Network(Action[Nothing, NetworkOutput]):
                 "TagSpecifications": [specification("vpc", drill_tags(ctx))],
             }
             site.call("ec2", "CreateVpc", params)
-        return visible(self.observe(ctx, given))
+        return visible(self.observe, ctx, given)
 
     def observe(self, ctx: Context, given: Nothing) -> Answer[NetworkOutput]:
         found = first(describe(ctx.site("target"), "DescribeVpcs", "Vpcs", made_here(ctx)))
@@ -158,7 +158,7 @@ class Subnet(Action[Nothing, NetworkOutput]):
                 "TagSpecifications": [specification("subnet", drill_tags(ctx))],
             }
             site.call("ec2", "CreateSubnet", params)
-        return visible(self.observe(ctx, given))
+        return visible(self.observe, ctx, given)
 
     @staticmethod
     def _zone(ctx: Context) -> str:
@@ -200,7 +200,7 @@ class SecurityGroup(Action[Nothing, NetworkOutput]):
                 "TagSpecifications": [specification("security-group", drill_tags(ctx))],
             }
             site.call("ec2", "CreateSecurityGroup", params)
-        return visible(self.observe(ctx, given))
+        return visible(self.observe, ctx, given)
 
     def observe(self, ctx: Context, given: Nothing) -> Answer[NetworkOutput]:
         found = first(
@@ -269,7 +269,7 @@ class Rules(Action[Nothing, RulesOutput]):
         for cidr in [inside, *control_ranges(ctx, site)]:
             if cidr not in have_in:
                 self._rule(site, "AuthorizeSecurityGroupIngress", group, cidr)
-        return visible(self.observe(ctx, given))
+        return visible(self.observe, ctx, given)
 
     @staticmethod
     def _rule(site: Site, operation: str, group: Json, cidr: str) -> None:
@@ -344,7 +344,7 @@ class Launch(Action[TierInput, LaunchOutput]):
                     else self._member(ctx, tier, key)
                 )
                 site.call("ec2", "RunInstances", params, token=ctx.sub(key))
-        return visible(self.observe(ctx, given))
+        return visible(self.observe, ctx, given)
 
     @staticmethod
     def _keys(tier: Tier) -> list[str]:

@@ -14,9 +14,20 @@ from datetime import timedelta
 from pydantic import Field
 
 from drpilot.actions.growth import Numbers, resume, set_numbers, stop_instances
-from drpilot.actions.members import GroupView, group_view, members, site_name, writers
-from drpilot.actions.views import ALIVE, describe, specification, tags_of, visible, within
+from drpilot.actions.members import GroupView, group_view, key_of, members, site_name, writers
+from drpilot.actions.views import (
+    ALIVE,
+    DEAD,
+    describe,
+    instances,
+    not_found,
+    specification,
+    tags_of,
+    visible,
+    within,
+)
 from drpilot.domain.fence import Rung, Verdict, verdict
+from drpilot.domain.group import Tier
 from drpilot.domain.plain import Json
 from drpilot.domain.plan import Call
 from drpilot.domain.ports import (
@@ -45,6 +56,7 @@ _LOOK_S = 6.0  # a look at the old side; two of them stay well below the 15 s a 
 _ACT_S = 8.0
 _PATIENCE = timedelta(seconds=120)
 _GROUPS_TAG = "drpilot:groups-before"
+_TRIED = "tried"
 
 
 class SiteInput(Model):
@@ -115,7 +127,7 @@ class Prepare(Action[SiteInput, PrepareOutput]):
                     site.call("ec2", "CreateSecurityGroup", params)
             for group in _deny_groups(site, vpcs).values():
                 _empty(site, group)
-        return visible(self.observe(ctx, given))
+        return visible(self.observe, ctx, given)
 
     def observe(self, ctx: Context, given: SiteInput) -> Answer[PrepareOutput]:
         name = site_name(ctx, given.site)
@@ -167,12 +179,17 @@ class ApplyOutput(Model):
 
 @dataclass(slots=True)
 class _Scene:
-    """What a look at the old side saw: groups by name, instances of the tiers, writers left."""
+    """What a look at the old side saw: groups by name, instances of the tiers, writers left.
+
+    `missing` names members that must be there and were not seen: a listing that lost them (a tag that was
+    taken away) is no proof that they do not write.
+    """
 
     groups: dict[str, GroupView | None] = field(default_factory=dict)
     instances: list[Json] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
     deny: dict[str, str] = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)
 
 
 class Apply(Action[SiteInput, ApplyOutput]):
@@ -204,21 +221,19 @@ class Apply(Action[SiteInput, ApplyOutput]):
     def start(self, ctx: Context, given: SiteInput) -> Answer[ApplyOutput]:
         site = ctx.site(given.site)
         try:
-            scene = within(_LOOK_S, lambda: _look(ctx, site))
+            scene = within(_LOOK_S, site, lambda bound: _look(ctx, bound))
         except CloudError as error:
             return self._unseen(ctx, given, error)
         refused: list[str] = []
-        rungs = {"scale": _scale, "stop": _stop, "deny": _deny}
-        for name in ctx.group.fence:
-            if name in rungs:
-                try:
-                    within(_ACT_S, lambda rung=rungs[name]: rung(ctx, site, scene))  # type: ignore[misc]
-                except CloudError as error:
-                    refused.append(f"{name}: {error.code}")  # the other rungs are tried all the same
-        answer = self._seen(ctx, given)
-        if isinstance(answer, Unseen):  # asked for, not done yet
-            return Waiting({}, after_s=2.0, note="; ".join([answer.why, *refused]))
-        return answer
+        rungs = [name for name in ctx.group.fence if name in _RUNGS]
+        ctx.checkpoint({_TRIED: rungs})  # a site that goes silent from here on may have taken them
+        for name in rungs:
+            try:
+                within(_ACT_S, site, lambda bound, rung=_RUNGS[name]: rung(bound, scene))  # type: ignore[misc]
+            except CloudError as error:
+                refused.append(f"{name}: {error.code}")  # the other rungs are tried all the same
+        # The verdict is the next look's: it knows what was tried.
+        return Waiting({}, after_s=0.0, note="; ".join(["every rung was asked for", *refused]))
 
     def observe(self, ctx: Context, given: SiteInput) -> Answer[ApplyOutput]:
         return self._seen(ctx, given)
@@ -226,13 +241,16 @@ class Apply(Action[SiteInput, ApplyOutput]):
     def _seen(self, ctx: Context, given: SiteInput) -> Answer[ApplyOutput]:
         site = ctx.site(given.site)
         try:
-            scene = within(_LOOK_S, lambda: _look(ctx, site))
+            scene = within(_LOOK_S, site, lambda bound: _look(ctx, bound))
         except CloudError as error:
             return self._unseen(ctx, given, error)
         rungs = _rungs(ctx, scene)
         found = verdict(rungs)
         if found is not Verdict.FENCED and ctx.clock.now() - ctx.intended_at < _PATIENCE:
             waiting = [rung for rung in rungs if rung.applied and not rung.verified]
+            if scene.missing and not scene.left:
+                note = f"nothing is left that may write, but not seen: {', '.join(scene.missing)}"
+                return Waiting({}, after_s=2.0, note=note)
             if any(rung.applied for rung in rungs):
                 note = f"{len(scene.left)} writers left; {', '.join(rung.name for rung in waiting)} under way"
                 return Waiting({}, after_s=2.0, note=note)
@@ -248,14 +266,8 @@ class Apply(Action[SiteInput, ApplyOutput]):
             verdict=found.value,
             rungs=tuple(asdict(rung) for rung in rungs),
             writers_left=None if unreachable else max((rung.writers_left for rung in rungs), default=0),
-            numbers={
-                tier.scaling_group.key: Numbers.of(tier.scaling_group)
-                for tier in ctx.group.tiers
-                if tier.scaling_group is not None
-            },
-            instances=tuple(
-                item.id for tier in ctx.group.tiers for item in tier.instances if item.state == "running"
-            ),
+            numbers=_numbers(ctx),
+            instances=_ran(ctx),
             unreachable=unreachable,
         )
         warning = ""
@@ -266,14 +278,31 @@ class Apply(Action[SiteInput, ApplyOutput]):
         return Done(output, _moves(name, output), warning)
 
     def _unseen(self, ctx: Context, given: SiteInput, error: CloudError) -> Done[ApplyOutput]:
-        rungs = [Rung(name, applied=False, verified=False, detail=error.code) for name in ctx.group.fence]
-        return self._done(ctx, given, rungs, Verdict.UNVERIFIED, f"{error.code}: {error.message}"[:300])
+        """The verdict on a site that does not answer: `partial` where rungs were asked for before it went
+        silent, so that nobody later takes it for a side that was never touched.
+        """
+        tried = (ctx.resume or {}).get(_TRIED) or ()
+        rungs = [Rung(name, name in tried, verified=False, detail=error.code) for name in ctx.group.fence]
+        return self._done(ctx, given, rungs, verdict(rungs), f"{error.code}: {error.message}"[:300])
 
-    def undo(self, given: SiteInput, output: ApplyOutput) -> Call | None:
+    def undo(self, given: SiteInput, output: ApplyOutput | None) -> Call | None:
+        if output is None:  # it failed half way: what to give back is in the group as frozen
+            return Call("fence.release", {"site": given.site})
         numbers = {name: value.model_dump() for name, value in output.numbers.items()}
         return Call(
             "fence.release", {"site": given.site, "numbers": numbers, "instances": list(output.instances)}
         )
+
+
+def _numbers(ctx: Context) -> dict[str, Numbers]:
+    """The numbers of the source's groups as frozen into the run."""
+    groups = [tier.scaling_group for tier in ctx.group.tiers if tier.scaling_group is not None]
+    return {group.key: Numbers.of(group) for group in groups}
+
+
+def _ran(ctx: Context) -> tuple[str, ...]:
+    """The source's instances that ran when the group was frozen into the run."""
+    return tuple(item.id for tier in ctx.group.tiers for item in tier.instances if item.state == "running")
 
 
 def _moves(name: str, output: ApplyOutput) -> tuple[Move, ...]:
@@ -292,15 +321,55 @@ def _look(ctx: Context, site: Site) -> _Scene:
     for tier in ctx.group.tiers:
         if tier.scaling_group is not None:
             scene.groups[tier.scaling_group.key] = group_view(site, tier.scaling_group.key)
+            if scene.groups[tier.scaling_group.key] is None:
+                scene.missing.append(tier.scaling_group.key)
         else:
-            scene.instances += members(ctx, site, tier)
+            _look_at_members(ctx, site, tier, scene)
     vpcs = sorted({item["VpcId"] for item in scene.instances if item.get("VpcId")})
     scene.deny = {
         vpc: group["GroupId"] for vpc, group in _deny_groups(site, vpcs).items() if not _rules(group)
     }
     every = set(writers(ctx, site, ctx.group.tiers))
+    every |= {item["InstanceId"] for item in scene.instances if item["State"]["Name"] in ALIVE}
     scene.left = sorted(every - {item["InstanceId"] for item in scene.instances if _denied(scene, item)})
     return scene
+
+
+def _look_at_members(ctx: Context, site: Site, tier: Tier, scene: _Scene) -> None:
+    """Add a tier's instances to the scene, those known by id only included, and what must be there and is not.
+
+    Known are, by member key, the group as discovered on the source and the standby's facts. An id that is
+    unknown to the cloud (InvalidInstanceID.NotFound) or terminated is certainly gone; a key without a known id
+    must have been seen.
+    """
+    found = {item["InstanceId"]: item for item in members(ctx, site, tier, dead=True)}
+    ids: dict[str, set[str]] = {item.key: set() for item in tier.instances}
+    if site.name == ctx.source:
+        for member in tier.instances:
+            ids[member.key].add(member.id)
+    for key, id_ in dict(ctx.standby(tier.name, site.name).facts.get("instances") or {}).items():
+        ids.setdefault(str(key), set()).add(str(id_))
+    hidden = sorted({id_ for known in ids.values() for id_ in known} - set(found))
+    if hidden:
+        filters: list[Json] = [{"Name": "instance-id", "Values": hidden}]
+        found |= {item["InstanceId"]: item for item in instances(site, filters, dead=True)}
+    seen = {key_of(item) for item in found.values()}
+    for key, known in ids.items():
+        absent = [id_ for id_ in sorted(known - set(found)) if not _gone(site, id_)]
+        if absent or (not known and key not in seen):
+            scene.missing += absent or [key]
+    scene.instances += [item for item in found.values() if item["State"]["Name"] not in DEAD]
+
+
+def _gone(site: Site, instance: str) -> bool:
+    """Whether the cloud says of an id itself that there is no such instance."""
+    try:
+        described = describe(site, "DescribeInstances", "Reservations", InstanceIds=[instance])
+    except CloudError as error:
+        if not_found(error):
+            return True
+        raise
+    return all(item["State"]["Name"] == "terminated" for each in described for item in each["Instances"])
 
 
 def _denied(scene: _Scene, instance: Json) -> bool:
@@ -308,7 +377,7 @@ def _denied(scene: _Scene, instance: Json) -> bool:
     return groups == {scene.deny.get(instance.get("VpcId", ""))}
 
 
-def _scale(ctx: Context, site: Site, scene: _Scene) -> None:
+def _scale(site: Site, scene: _Scene) -> None:
     for name, group in scene.groups.items():
         if group is None:
             continue
@@ -319,14 +388,14 @@ def _scale(ctx: Context, site: Site, scene: _Scene) -> None:
             set_numbers(site, name, Numbers(minimum=0, maximum=group.maximum, desired=0))
 
 
-def _stop(ctx: Context, site: Site, scene: _Scene) -> None:
+def _stop(site: Site, scene: _Scene) -> None:
     stop_instances(
         site,
         [item["InstanceId"] for item in scene.instances if item["State"]["Name"] in ("pending", "running")],
     )
 
 
-def _deny(ctx: Context, site: Site, scene: _Scene) -> None:
+def _deny(site: Site, scene: _Scene) -> None:
     """Cut off what has not stopped; its groups are noted on it first."""
     for instance in scene.instances:
         group = scene.deny.get(instance.get("VpcId", ""))
@@ -340,9 +409,13 @@ def _deny(ctx: Context, site: Site, scene: _Scene) -> None:
         site.call("ec2", "ModifyInstanceAttribute", {"InstanceId": id_, "Groups": [group]})
 
 
+_RUNGS = {"scale": _scale, "stop": _stop, "deny": _deny}
+
+
 def _rungs(ctx: Context, scene: _Scene) -> list[Rung]:
-    """What is applied and verified of the group's ladder, by a look."""
+    """What is applied and verified of the group's ladder, by a look; nothing is while a member is missing."""
     left = len(scene.left)
+    complete = not scene.missing
     groups = [group for group in scene.groups.values() if group is not None]
     up = [item for item in scene.instances if item["State"]["Name"] in ALIVE]
     running = [item for item in up if item["State"]["Name"] in ("pending", "running")]
@@ -355,7 +428,7 @@ def _rungs(ctx: Context, scene: _Scene) -> list[Rung]:
             f"{len(groups) - len(wanting)} of {len(groups)} groups at 0 and suspended",
         ),
         "stop": (
-            not running,
+            bool(scene.instances) and not running,
             not up,
             f"{len(scene.instances) - len(up)} of {len(scene.instances)} instances stopped",
         ),
@@ -369,16 +442,37 @@ def _rungs(ctx: Context, scene: _Scene) -> list[Rung]:
     rungs = []
     for name in ctx.group.fence:
         applied, verified, detail = known.get(name, (False, False, "not a rung of this version"))
-        rungs.append(Rung(name, applied, verified, detail, writers_left=left))
+        if not complete and name in _RUNGS:
+            detail = f"{detail}; not seen: {', '.join(scene.missing)}"
+        rungs.append(Rung(name, applied, verified and complete, detail, writers_left=left))
     return rungs
 
 
 class ReleaseInput(Model):
-    """A fenced site and what ran there: numbers by group name, instance ids."""
+    """A fenced site and what ran there: numbers by group name, instance ids.
+
+    Left out, they are those of the group as frozen into the run, if it was looked at on this site.
+    """
 
     site: str = "source"
-    numbers: dict[str, Numbers] = Field(default_factory=dict)
-    instances: tuple[str, ...] = ()
+    numbers: dict[str, Numbers] | None = None
+    instances: tuple[str, ...] | None = None
+
+    def filled(self, ctx: Context) -> _Before:
+        """What to give back, with what was left out."""
+        frozen = site_name(ctx, self.site) == ctx.source
+        return _Before(
+            self.numbers if self.numbers is not None else (_numbers(ctx) if frozen else {}),
+            self.instances if self.instances is not None else (_ran(ctx) if frozen else ()),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Before:
+    """What ran on a side before its fence."""
+
+    numbers: dict[str, Numbers]
+    instances: tuple[str, ...]
 
 
 class ReleaseOutput(Model):
@@ -413,45 +507,43 @@ class Release(Action[ReleaseInput, ReleaseOutput]):
     Output = ReleaseOutput
 
     def start(self, ctx: Context, given: ReleaseInput) -> Answer[ReleaseOutput]:
-        site = ctx.site(given.site)
+        site, before = ctx.site(given.site), given.filled(ctx)
         try:
-            listed = within(_LOOK_S, lambda: self._listed(ctx, site, given))
+            listed = within(_LOOK_S, site, lambda bound: self._listed(ctx, bound, before))
         except CloudError as error:
             return self._unseen(ctx, given, error)
         for instance in listed.values():
-            before = tags_of(instance).get(_GROUPS_TAG)
-            if before:
+            own = tags_of(instance).get(_GROUPS_TAG)
+            if own:
                 id_ = instance["InstanceId"]
-                site.call("ec2", "ModifyInstanceAttribute", {"InstanceId": id_, "Groups": before.split(",")})
+                site.call("ec2", "ModifyInstanceAttribute", {"InstanceId": id_, "Groups": own.split(",")})
                 site.call("ec2", "DeleteTags", {"Resources": [id_], "Tags": [{"Key": _GROUPS_TAG}]})
-        if any(item["State"]["Name"] == "stopping" for item in listed.values()):
-            raise StepFailed(FailureClass.TRANSIENT, "instances are still stopping")
         down = [key for key, item in listed.items() if item["State"]["Name"] == "stopped"]
         if down:
             site.call("ec2", "StartInstances", {"InstanceIds": down})
-        for name, numbers in given.numbers.items():
+        for name, numbers in before.numbers.items():
             if group_view(site, name) is not None:
                 resume(site, name)
                 set_numbers(site, name, numbers)
-        return visible(self.observe(ctx, given))
+        return visible(self.observe, ctx, given)
 
     @staticmethod
-    def _listed(ctx: Context, site: Site, given: ReleaseInput) -> dict[str, Json]:
+    def _listed(ctx: Context, site: Site, before: _Before) -> dict[str, Json]:
         found = {item["InstanceId"]: item for tier in ctx.group.tiers for item in members(ctx, site, tier)}
-        return {key: found[key] for key in given.instances if key in found}
+        return {key: found[key] for key in before.instances if key in found}
 
     def observe(self, ctx: Context, given: ReleaseInput) -> Answer[ReleaseOutput]:
-        site = ctx.site(given.site)
+        site, before = ctx.site(given.site), given.filled(ctx)
         try:
-            listed = within(_LOOK_S, lambda: self._listed(ctx, site, given))
+            listed = within(_LOOK_S, site, lambda bound: self._listed(ctx, bound, before))
         except CloudError as error:
             return self._unseen(ctx, given, error)
         for key, item in listed.items():
-            if item["State"]["Name"] in ("stopped", "stopping"):
-                return Unseen(True, f"{key} is {item['State']['Name']}")
+            if item["State"]["Name"] == "stopped":  # its stop had not ended when it was to be started
+                raise StepFailed(FailureClass.TRANSIENT, f"{key} is stopped and must be started")
             if item["State"]["Name"] != "running":
                 return Waiting({}, after_s=3.0, note=f"{key} is {item['State']['Name']}")
-        for name, numbers in given.numbers.items():
+        for name, numbers in before.numbers.items():
             group = group_view(site, name)
             if group is not None and (group.launch_suspended or group.desired < numbers.desired):
                 return Unseen(True, f"{name} is still held back")
@@ -459,18 +551,21 @@ class Release(Action[ReleaseInput, ReleaseOutput]):
                 return Waiting(
                     {}, after_s=3.0, note=f"{group.serving} of {numbers.desired} of {name} in service"
                 )
-        return self._done(ctx, given, tuple(listed))
-
-    def _done(
-        self, ctx: Context, given: ReleaseInput, ids: tuple[str, ...], unreachable: str = ""
-    ) -> Done[ReleaseOutput]:
         name = site_name(ctx, given.site)
-        move = Move(
-            "fence", name, "release", {"side_is_standby_or_active": True}, unless=("none", "released")
-        )
-        output = ReleaseOutput(site=name, groups=tuple(given.numbers), instances=ids, unreachable=unreachable)
-        warning = f"{name} can't be seen ({unreachable}): nothing was given back there" if unreachable else ""
-        return Done(output, (move,), warning)
+        seen = {"side_is_standby_or_active": True}
+        move = Move("fence", name, "release", seen, unless=("none", "released"))
+        return Done(ReleaseOutput(site=name, groups=tuple(before.numbers), instances=tuple(listed)), (move,))
 
-    def _unseen(self, ctx: Context, given: ReleaseInput, error: CloudError) -> Done[ReleaseOutput]:
-        return self._done(ctx, given, (), f"{error.code}: {error.message}"[:300])
+    @staticmethod
+    def _unseen(ctx: Context, given: ReleaseInput, error: CloudError) -> Done[ReleaseOutput]:
+        """A side that does not answer: only where nothing was ever applied there is nothing to give back.
+
+        The fence stays as recorded, since nobody saw that side.
+        """
+        name, observed = site_name(ctx, given.site), f"{error.code}: {error.message}"[:300]
+        state = ctx.fenced(name)
+        if state != "unverified":
+            text = f"{name} can't be seen ({observed}); its fence ({state}) can only be released by a look"
+            raise StepFailed(FailureClass.TRANSIENT, text)
+        warning = f"{name} can't be seen ({observed}): nothing was applied or given back there"
+        return Done(ReleaseOutput(site=name, unreachable=observed), warning=warning)

@@ -24,7 +24,7 @@ from drpilot.domain.ports import (
     Unseen,
 )
 
-__all__ = ["Invalidate", "Ready", "Reprotect"]
+__all__ = ["Invalidate", "MarkInvalidated", "Ready", "Reprotect"]
 
 _MARK = "drpilot:invalidated"
 _LOOK_S = 6.0
@@ -54,8 +54,12 @@ def _old_side(ctx: Context, site: Site) -> Iterator[tuple[str, str, dict[str, st
                 yield "instance", instance["InstanceId"], tags_of(instance)
 
 
-def _mark(ctx: Context, site: Site, epoch: str) -> None:
-    lacking = [(kind, id_) for kind, id_, tags in _old_side(ctx, site) if tags.get(_MARK) != epoch]
+def _lacking(ctx: Context, site: Site, epoch: str) -> list[tuple[str, str]]:
+    """Members without the mark of `epoch`: kind, id or group name."""
+    return [(kind, id_) for kind, id_, tags in _old_side(ctx, site) if tags.get(_MARK) != epoch]
+
+
+def _mark(site: Site, lacking: list[tuple[str, str]], epoch: str) -> None:
     ids = [id_ for kind, id_ in lacking if kind == "instance"]
     if ids:
         site.call("ec2", "CreateTags", {"Resources": ids, "Tags": [{"Key": _MARK, "Value": epoch}]})
@@ -109,16 +113,16 @@ class Invalidate(Action[SiteInput, InvalidateOutput]):
     def start(self, ctx: Context, given: SiteInput) -> Answer[InvalidateOutput]:
         site = ctx.site(given.site)
         try:
-            within(_LOOK_S, lambda: list(_old_side(ctx, site)))
-            _mark(ctx, site, str(given.mark(ctx)))
+            lacking = within(_LOOK_S, site, lambda bound: _lacking(ctx, bound, str(given.mark(ctx))))
+            _mark(site, lacking, str(given.mark(ctx)))
         except CloudError as error:
             return self._pending(ctx, given, error)
-        return visible(self.observe(ctx, given))
+        return visible(self.observe, ctx, given)
 
     def observe(self, ctx: Context, given: SiteInput) -> Answer[InvalidateOutput]:
         site = ctx.site(given.site)
         try:
-            found = within(_LOOK_S, lambda: list(_old_side(ctx, site)))
+            found = within(_LOOK_S, site, lambda bound: list(_old_side(ctx, bound)))
         except CloudError as error:
             return self._pending(ctx, given, error)
         epoch = given.mark(ctx)
@@ -133,8 +137,56 @@ class Invalidate(Action[SiteInput, InvalidateOutput]):
         name = site_name(ctx, given.site)
         output = InvalidateOutput(site=name, epoch=given.mark(ctx), pending=True)
         return Done(
-            output, warning=f"{name} can't be seen ({error.code}); it is marked as soon as it answers"
+            output, warning=f"{name} can't be seen ({error.code}); drpilot fence marks it once it answers"
         )
+
+
+class MarkInput(Model):
+    """The old side, by role or name."""
+
+    site: str = "source"
+
+
+class MarkInvalidated(Action[MarkInput, InvalidateOutput]):
+    """Mark the old side if the witness says that the move away from it is committed; else there is nothing to
+    mark.
+
+    What `group.invalidate` could not do at the commit, because the side was not to be seen, the fence run does as
+    soon as it is. A claim that is not confirmed yet may still be rolled back, and its old side made active.
+    """
+
+    name = "group.mark_invalidated"
+    summary = "mark the old side's members as history, once the move away from it is committed"
+    idempotency = Idempotency.RERUN
+    effect = Effect.CHANGE
+    permissions = (*Invalidate.permissions, "s3:GetObject")
+    Input = MarkInput
+    Output = InvalidateOutput
+
+    @staticmethod
+    def _epoch(ctx: Context, given: MarkInput) -> int | None:
+        """The confirmed epoch of the other side; None while it holds none."""
+        claim, _ = ctx.witness().read(ctx.group.name)
+        other = ctx.group.other(site_name(ctx, given.site))
+        return claim.epoch if claim is not None and claim.run is None and claim.active == other else None
+
+    def start(self, ctx: Context, given: MarkInput) -> Answer[InvalidateOutput]:
+        epoch, site = self._epoch(ctx, given), ctx.site(given.site)
+        if epoch is not None:
+            mark = str(epoch)
+            _mark(site, within(_LOOK_S, site, lambda bound: _lacking(ctx, bound, mark)), mark)
+        return visible(self.observe, ctx, given)
+
+    def observe(self, ctx: Context, given: MarkInput) -> Answer[InvalidateOutput]:
+        epoch, name, site = self._epoch(ctx, given), site_name(ctx, given.site), ctx.site(given.site)
+        if epoch is None:
+            output = InvalidateOutput(site=name, epoch=ctx.epoch, pending=True)
+            return Done(output, warning="the move is not committed yet: nothing to mark")
+        found = within(_LOOK_S, site, lambda bound: list(_old_side(ctx, bound)))
+        bare = [id_ for _, id_, tags in found if tags.get(_MARK) != str(epoch)]
+        if bare:
+            return Unseen(True, f"{', '.join(bare)} are not marked")
+        return Done(InvalidateOutput(site=name, epoch=epoch, invalidated=tuple(id_ for _, id_, _ in found)))
 
 
 class ReprotectOutput(Model):
@@ -157,8 +209,9 @@ class Reprotect(Action[Nothing, ReprotectOutput]):
     Output = ReprotectOutput
 
     def start(self, ctx: Context, given: Nothing) -> Answer[ReprotectOutput]:
-        _mark(ctx, ctx.site("target"), str(ctx.epoch))
-        return visible(self.observe(ctx, given))
+        site, epoch = ctx.site("target"), str(ctx.epoch)
+        _mark(site, _lacking(ctx, site, epoch), epoch)
+        return visible(self.observe, ctx, given)
 
     def observe(self, ctx: Context, given: Nothing) -> Answer[ReprotectOutput]:
         site = ctx.site("target")

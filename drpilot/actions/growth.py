@@ -134,7 +134,7 @@ class Grow(Action[TierInput, GrowOutput]):
                     params: Json = {"InstanceId": found["InstanceId"], "Groups": groups}
                     site.call("ec2", "ModifyInstanceAttribute", params)
                 self._start(site, found, grow_types(ctx, tier, instance))
-        return visible(self.observe(ctx, given))
+        return visible(self.observe, ctx, given)
 
     @staticmethod
     def _numbers(tier: Tier) -> Numbers:
@@ -251,7 +251,7 @@ class Retreat(Action[RetreatInput, RetreatOutput]):
                 if item["State"]["Name"] in states
             ]
             stop_instances(site, up)
-        return visible(self.observe(ctx, given))
+        return visible(self.observe, ctx, given)
 
     @staticmethod
     def _instances(ctx: Context, site: Site, tier: Tier) -> list[Json]:

@@ -85,7 +85,7 @@ class CopyImage(Action[TierInput, ImageOutput]):
                 if key:
                     params["KmsKeyId"] = key
             ctx.site("target").call("ec2", "CopyImage", params, token=ctx.sub(group.key))
-        return visible(self.observe(ctx, given))
+        return visible(self.observe, ctx, given)
 
     @staticmethod
     def _found(ctx: Context, given: TierInput) -> tuple[Json | None, bool]:
@@ -177,7 +177,7 @@ class Register(Action[InstanceInput, ImageOutput]):
                 "TagSpecifications": [specification("image", tags)],
             }
             target.call("ec2", "RegisterImage", params)
-        return visible(self.observe(ctx, given))
+        return visible(self.observe, ctx, given)
 
     def observe(self, ctx: Context, given: InstanceInput) -> Answer[ImageOutput]:
         instance = instance_of(tier_of(ctx, given.tier), given.instance)

@@ -161,7 +161,7 @@ class Capture(Action[CaptureInput, CaptureOutput]):
                 "TagSpecifications": [specification("snapshot", tags)],
             }
             ctx.site("source").call("ec2", "CreateSnapshots", params)
-        return visible(self.observe(ctx, given))
+        return visible(self.observe, ctx, given)
 
     def _found(self, ctx: Context) -> list[Json]:
         found = snapshots(ctx.site("source"), made_here(ctx))
@@ -337,7 +337,7 @@ class Copy(Action[CopyInput, CopyOutput]):
                 if key:
                     params["KmsKeyId"] = key
             target.call("ec2", "CopySnapshot", params)
-        return visible(self.observe(ctx, given))
+        return visible(self.observe, ctx, given)
 
     @staticmethod
     def _replica(ctx: Context, given: CopyInput) -> Replica:

@@ -133,7 +133,7 @@ class Restore(Action[RestoreInput, VolumesOutput]):
             image = self._image(ctx, tier, given.point)
             scaling.build_template(ctx, tier, image)
             scaling.build_group(ctx, tier, image)
-            return visible(self.observe(ctx, given))
+            return visible(self.observe, ctx, given)
         standing, made = _standbys(ctx, tier), self._made(ctx)
         for key, replica in _replicas(ctx, tier, given.point).items():
             instance = standing.get(str(replica.facts["instance"]))
@@ -148,7 +148,7 @@ class Restore(Action[RestoreInput, VolumesOutput]):
                 "TagSpecifications": [specification("volume", tags)],
             }
             site.call("ec2", "CreateVolume", params, token=ctx.sub(key))
-        return visible(self.observe(ctx, given))
+        return visible(self.observe, ctx, given)
 
     @staticmethod
     def _recorded(ctx: Context) -> None:
@@ -237,7 +237,7 @@ class Detach(Action[TierInput, VolumesOutput]):
             site.call("ec2", "CreateTags", {"Resources": [id_], "Tags": marks})
             if old["Status"] == "attached":
                 site.call("ec2", "DetachVolume", {"VolumeId": id_, "InstanceId": old["InstanceId"]})
-        return visible(self.observe(ctx, given))
+        return visible(self.observe, ctx, given)
 
     @staticmethod
     def _old(ctx: Context, tier: Tier) -> dict[str, Json]:
@@ -295,7 +295,7 @@ class Shed(Action[TierInput, VolumesOutput]):
             site.call("ec2", "CreateTags", {"Resources": [id_], "Tags": marks})
             if place["State"] == "attached":
                 site.call("ec2", "DetachVolume", {"VolumeId": id_, "InstanceId": place["InstanceId"]})
-        return visible(self.observe(ctx, given))
+        return visible(self.observe, ctx, given)
 
     @staticmethod
     def _surplus(ctx: Context, tier: Tier) -> list[Json]:
@@ -358,7 +358,7 @@ class Attach(Action[TierInput, VolumesOutput]):
         for id_, mappings in kept.items():
             params = {"InstanceId": id_, "BlockDeviceMappings": mappings}
             site.call("ec2", "ModifyInstanceAttribute", params)
-        return visible(self.observe(ctx, given))
+        return visible(self.observe, ctx, given)
 
     @staticmethod
     def _restored(ctx: Context, tier: Tier) -> dict[str, Json]:

@@ -97,7 +97,7 @@ class Groups(Action[Nothing, RetiredOutput]):
             _quietly(site, "elbv2", "DeleteTargetGroup", {"TargetGroupArn": arn})
         for id_ in self._templates(ctx, site):
             _quietly(site, "ec2", "DeleteLaunchTemplate", {"LaunchTemplateId": id_})
-        return visible(self.observe(ctx, given))
+        return visible(self.observe, ctx, given)
 
     @staticmethod
     def _groups(ctx: Context, site: Site) -> list[str]:
@@ -165,7 +165,7 @@ class Machines(Action[Nothing, RetiredOutput]):
             params: Json = {"InstanceId": id_, "DisableApiTermination": {"Value": False}}
             site.call("ec2", "ModifyInstanceAttribute", params)
             _quietly(site, "ec2", "TerminateInstances", {"InstanceIds": [id_]})
-        return visible(self.observe(ctx, given))
+        return visible(self.observe, ctx, given)
 
     def observe(self, ctx: Context, given: Nothing) -> Answer[RetiredOutput]:
         found = instances(ctx.site("target"), _made(ctx, standby=""), dead=True)
@@ -196,7 +196,7 @@ class Volumes(Action[Nothing, RetiredOutput]):
         site = ctx.site("target")
         for volume in self._left(ctx):
             _quietly(site, "ec2", "DeleteVolume", {"VolumeId": volume["VolumeId"]})
-        return visible(self.observe(ctx, given))
+        return visible(self.observe, ctx, given)
 
     @staticmethod
     def _left(ctx: Context) -> list[Json]:
@@ -228,7 +228,7 @@ class Points(Action[Nothing, RetiredOutput]):
 
     def start(self, ctx: Context, given: Nothing) -> Answer[RetiredOutput]:
         _each_side(ctx, lambda site: self._delete(ctx, site))
-        return visible(self.observe(ctx, given))
+        return visible(self.observe, ctx, given)
 
     def _delete(self, ctx: Context, site: Site) -> None:
         found, backing = self._left(ctx, site)
@@ -291,7 +291,7 @@ class Deny(Action[Nothing, RetiredOutput]):
 
     def start(self, ctx: Context, given: Nothing) -> Answer[RetiredOutput]:
         _each_side(ctx, lambda site: self._delete(ctx, site))
-        return visible(self.observe(ctx, given))
+        return visible(self.observe, ctx, given)
 
     @staticmethod
     def _left(ctx: Context, site: Site) -> list[str]:
@@ -336,7 +336,7 @@ class Tags(Action[Nothing, RetiredOutput]):
 
     def start(self, ctx: Context, given: Nothing) -> Answer[RetiredOutput]:
         _each_side(ctx, lambda site: self._strip(ctx, site))
-        return visible(self.observe(ctx, given))
+        return visible(self.observe, ctx, given)
 
     def _strip(self, ctx: Context, site: Site) -> None:
         ids = self._resources(ctx, site)

@@ -76,7 +76,7 @@ class Share(Action[ShareInput, ShareOutput]):
                 "LaunchPermission": {"Add": [{"UserId": wanted.account}]},
             }
             site.call("ec2", "ModifyImageAttribute", launch)
-        return self.observe(ctx, given)
+        return visible(self.observe, ctx, given)
 
     @staticmethod
     def _wanted(ctx: Context, given: ShareInput) -> ShareOutput:

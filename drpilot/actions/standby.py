@@ -128,7 +128,7 @@ class Build(Action[TierInput, StandbyOutput]):
                 place = _Place(_replica_image(ctx, instance.key), rest_type(ctx, tier, instance), network)
                 params = self._launch(ctx, tier, instance, place)
                 site.call("ec2", "RunInstances", params, token=ctx.sub(instance.key))
-        return visible(self.observe(ctx, given))
+        return visible(self.observe, ctx, given)
 
     @staticmethod
     def _launch(ctx: Context, tier: Tier, instance: Instance, place: _Place) -> Json:
@@ -221,7 +221,7 @@ class Rest(Action[TierInput, StandbyOutput]):
         ]
         if up:
             site.call("ec2", "StopInstances", {"InstanceIds": up})
-        return visible(self.observe(ctx, given))
+        return visible(self.observe, ctx, given)
 
     def observe(self, ctx: Context, given: TierInput) -> Answer[StandbyOutput]:
         tier, site = tier_of(ctx, given.tier), ctx.site("target")
@@ -283,7 +283,7 @@ class Fit(Action[FitInput, StandbyOutput]):
             if groups and {item["GroupId"] for item in found.get("SecurityGroups") or []} != set(groups):
                 site.call("ec2", "ModifyInstanceAttribute", {"InstanceId": id_, "Groups": groups})
             self._tag(ctx, site, (tier.name, instance.key), found)
-        return visible(self.observe(ctx, given))
+        return visible(self.observe, ctx, given)
 
     @staticmethod
     def _tag(ctx: Context, site: Site, who: tuple[str, str], found: Json) -> None:

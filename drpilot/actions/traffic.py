@@ -160,7 +160,7 @@ class Switch(Action[SwitchInput, SwitchOutput]):
                 batch: Json = {"Comment": f"drpilot:{ctx.name}/{ctx.path}", "Changes": [change]}
                 params: Json = {"HostedZoneId": traffic.zone, "ChangeBatch": batch}
                 site.call("route53", "ChangeResourceRecordSets", params)
-        return visible(self.observe(ctx, given))
+        return visible(self.observe, ctx, given)
 
     def observe(self, ctx: Context, given: SwitchInput) -> Answer[SwitchOutput]:
         traffic, to = ctx.group.traffic, site_name(ctx, given.to)

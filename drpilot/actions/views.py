@@ -7,10 +7,10 @@ find what a call without ClientToken has made.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from queue import Empty, Queue
-from threading import Thread
+from threading import Event, Thread
 from typing import Any, TypeVar
 
 from drpilot.base.clock import parse_time, rfc3339
@@ -22,6 +22,7 @@ from drpilot.domain.ports import (
     FailureClass,
     Model,
     Site,
+    StepFailed,
     Unseen,
     Waiting,
 )
@@ -44,6 +45,7 @@ __all__ = [
     "tag_list",
     "tagged",
     "tags_of",
+    "unsure",
     "visible",
     "volumes",
     "within",
@@ -55,6 +57,7 @@ DEAD = ("terminated", "shutting-down")
 """Instance states from which nothing comes back."""
 
 T = TypeVar("T")
+I = TypeVar("I", bound=Model)
 O = TypeVar("O", bound=Model)
 
 
@@ -163,13 +166,34 @@ def moment(value: Any) -> datetime:
     return parse_time(str(value))
 
 
-def visible(answer: Answer[O]) -> Answer[O]:
-    """What `start` answers after its call was answered: not listed yet means wait, not "it did not
-    happen".
+def visible(look: Callable[[Context, I], Answer[O]], ctx: Context, given: I) -> Answer[O]:
+    """What `start` answers after its calls were answered, by its first look.
+
+    Not listed yet means wait, not "it did not happen". A look that is refused or fails says nothing about the
+    calls: CloudError comes with an unknown outcome, and the word of failure is left to the next look.
     """
+    try:
+        answer = look(ctx, given)
+    except StepFailed as error:
+        return Waiting({}, after_s=1.0, note=f"answered; the look after it says: {error.message}")
+    except CloudError as error:
+        raise unsure(error) from error
     if isinstance(answer, Unseen):
         return Waiting({}, after_s=1.0, note=f"answered, not listed yet: {answer.why}")
     return answer
+
+
+def unsure(error: CloudError) -> CloudError:
+    """The same error with an unknown outcome: a change went before it, so that only a look can tell."""
+    return CloudError(
+        error.kind,
+        error.code,
+        error.message,
+        happened="unknown",
+        site=error.site,
+        operation=error.operation,
+        request_id=error.request_id,
+    )
 
 
 def not_found(error: CloudError) -> bool:
@@ -177,18 +201,57 @@ def not_found(error: CloudError) -> bool:
     return error.kind is FailureClass.NOT_FOUND
 
 
-def within(seconds: float, call: Callable[[], T]) -> T:
-    """The result of `call` if it comes within `seconds`; else CloudError of class `timeout`, outcome
+class _Bounded:
+    """A site that takes no further call once its time is over."""
+
+    def __init__(self, site: Site, over: Event) -> None:
+        self._site, self._over = site, over
+        self.name, self.region, self.account = site.name, site.region, site.account
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """As the site's own."""
+        return self._site.capabilities
+
+    def call(self, service: str, operation: str, params: Json, *, token: str | None = None) -> Json:
+        """The site's call; CloudError (cancelled, did not happen) after the bound."""
+        self._refuse(service, operation)
+        return self._site.call(service, operation, params, token=token)
+
+    def pages(self, service: str, operation: str, params: Json) -> Iterator[Json]:
+        """The site's pages; CloudError (cancelled) after the bound."""
+        self._refuse(service, operation)
+        for page in self._site.pages(service, operation, params):
+            yield page
+            self._refuse(service, operation)
+
+    def _refuse(self, service: str, operation: str) -> None:
+        if self._over.is_set():
+            text = "given up: nobody waits for this any more"
+            raise CloudError(
+                FailureClass.CANCELLED,
+                "Bounded",
+                text,
+                happened="no",
+                site=self.name,
+                operation=f"{service}:{operation}",
+            )
+
+
+def within(seconds: float, site: Site, act: Callable[[Site], T]) -> T:
+    """The result of `act(site)` if it comes within `seconds`; else CloudError of class `timeout`, outcome
     unknown.
 
-    The call goes on in a daemon thread and its result is dropped: a site that takes calls and never
-    answers must not hold a step that is allowed to go on without it.
+    A site that takes calls and never answers must not hold a step that is allowed to go on without it. What
+    was given up goes on in a daemon thread until its present call returns, and its result is dropped; the site
+    it was handed refuses every further call, so that it changes nothing behind the back of later steps.
     """
     box: Queue[tuple[T | None, BaseException | None]] = Queue()
+    over = Event()
 
     def run() -> None:
         try:
-            box.put((call(), None))
+            box.put((act(_Bounded(site, over)), None))
         except BaseException as error:  # noqa: BLE001 - handed over to the caller, whatever it is
             box.put((None, error))
 
@@ -196,8 +259,9 @@ def within(seconds: float, call: Callable[[], T]) -> T:
     try:
         result, error = box.get(timeout=seconds)
     except Empty:
+        over.set()
         text = f"no answer within {seconds:g} s"
-        raise CloudError(FailureClass.TIMEOUT, "Bounded", text, happened="unknown") from None
+        raise CloudError(FailureClass.TIMEOUT, "Bounded", text, happened="unknown", site=site.name) from None
     if error is not None:
         raise error
     return result  # type: ignore[return-value]  # either an error or a result was put

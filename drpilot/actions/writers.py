@@ -72,7 +72,7 @@ class Stop(Action[TierInput, StopOutput]):
                 set_numbers(site, found.name, Numbers(minimum=0, maximum=found.maximum, desired=0))
         elif tier.instances:
             stop_instances(site, _up(ctx, site, tier))
-        return visible(self.observe(ctx, given))
+        return visible(self.observe, ctx, given)
 
     def observe(self, ctx: Context, given: TierInput) -> Answer[StopOutput]:
         tier, site = tier_of(ctx, given.tier), ctx.site("source")
@@ -149,7 +149,7 @@ class Start(Action[StartInput, StartOutput]):
         down = [key for key, state in states.items() if state == "stopped"]
         if down:
             site.call("ec2", "StartInstances", {"InstanceIds": down})
-        return visible(self.observe(ctx, given))
+        return visible(self.observe, ctx, given)
 
     @staticmethod
     def _states(ctx: Context, site: Site, tier: Tier, given: StartInput) -> dict[str, str]:

@@ -46,9 +46,8 @@ def configure(*, verbose: bool = False, json_lines: bool = False) -> None:
     import structlog  # noqa: PLC0415 - `--help` and `--version` never pay for it
 
     level = logging.DEBUG if verbose else logging.WARNING
-    renderer: Any = (
-        structlog.processors.JSONRenderer() if json_lines else structlog.dev.ConsoleRenderer(colors=False)
-    )
+    plain = structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)
+    renderer: Any = structlog.processors.JSONRenderer() if json_lines else plain
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -58,7 +57,9 @@ def configure(*, verbose: bool = False, json_lines: bool = False) -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
+        logger_factory=lambda *_: structlog.PrintLogger(
+            sys.stderr
+        ),  # the stream as it is when something is said
         cache_logger_on_first_use=False,
     )
 

@@ -150,7 +150,10 @@ class _Loop:
         attempt = step.attempt
         invariant(attempt is not None, f"{path} was begun without an intent")
         assert attempt is not None
-        action = self.driver.catalogue[attempt.action]
+        action = self.driver.catalogue.get(attempt.action)
+        if action is None:
+            failure = Failure("invalid", "DRP-2010", f"this drpilot has no action {attempt.action!r}")
+            return Outcome(path, attempt.number, "failed" if attempt.kind == "do" else "undo failed", failure=failure)
         context = StepContext(
             view=view,
             step=step,

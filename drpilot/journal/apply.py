@@ -40,6 +40,7 @@ __all__ = ["Writer"]
 _ENDED = frozenset(
     {"succeeded", "warned", "failed", "skipped", "ignored", "cancelled", "undone", "undo_failed"}
 )
+_OPEN = frozenset({"running", "waiting", "unknown", "undoing"})
 _LOOKED = frozenset({"waits", "still waits", "there, not yet", "undo waits"})
 _ATTEMPT_STATE = {
     "as wanted": "ok",
@@ -157,6 +158,11 @@ class Writer:
     def _outcome(self, outcome: Outcome) -> None:
         step = self._step(outcome.path)
         failure = to_plain(outcome.failure) if outcome.failure else None
+        if step.state not in _OPEN or step.attempt != outcome.number:
+            # The attempt was given up meanwhile: what it came to is evidence, and is never applied.
+            late = {"step": step.path, "number": outcome.number, "event": outcome.event, "failure": failure}
+            self.event("late outcome", late)
+            return
         quiet = outcome.event in ("still waits", "can't tell") or (
             outcome.event == "undo waits" and step.polls > 0
         )

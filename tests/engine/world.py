@@ -41,6 +41,8 @@ class Shelf:
     fail_call: dict[int, FailureClass] = field(default_factory=dict)
     blind: bool = False
     needs_looks: int = 0
+    stuck_undo: bool = False
+    dark: bool = False
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def put(self, name: str, token: str) -> None:
@@ -59,11 +61,17 @@ class Shelf:
     def take(self, token: str) -> None:
         with self.lock:
             self.calls.append("take")
+            if self.stuck_undo:
+                return
             for key in [key for key, thing in self.things.items() if thing["token"] == token]:
                 del self.things[key]
 
     def find(self, token: str) -> list[str]:
         with self.lock:
+            if self.dark:
+                raise CloudError(
+                    FailureClass.TIMEOUT, "Timeout", "dark", happened="no", operation="ec2:DescribeThings"
+                )
             return (
                 [] if self.blind else [key for key, thing in self.things.items() if thing["token"] == token]
             )
@@ -140,7 +148,7 @@ class Take(Action[TakeInput, Nothing]):
         return self.observe(ctx, given)
 
     def observe(self, ctx: Context, given: TakeInput) -> Answer[Nothing]:
-        return Unseen(certain=True, why="still there") if self.shelf.find(given.token) else Done(Nothing())
+        return Waiting({}, note="still there") if self.shelf.find(given.token) else Done(Nothing())
 
 
 class LookInput(Model):
@@ -233,6 +241,21 @@ class Once(Action[PutInput, PutOutput]):
         return Unseen(certain=False, why="nobody can tell")
 
 
+class Wait(Action[LookInput, LookOutput]):
+    """Looks and is never satisfied."""
+
+    name = "thing.wait"
+    summary = "wait"
+    idempotency = Idempotency.PURE
+    effect = Effect.NONE
+    Input, Output = LookInput, LookOutput
+
+    def start(self, ctx: Context, given: LookInput) -> Answer[LookOutput]:
+        return Waiting({}, note="not green")
+
+    observe = start
+
+
 class Overreach(Action[LookInput, LookOutput]):
     """Hands back a lifecycle fact that the tables refuse."""
 
@@ -273,6 +296,7 @@ def catalogue(shelf: Shelf) -> dict[str, Action[Any, Any]]:
         Once(shelf),
         Raise(),
         Overreach(),
+        Wait(),
     ]
     return {action.name: action for action in actions}
 
@@ -291,6 +315,7 @@ def step(
         "fence.apply": ("rerun", "change", True),
         "thing.once": ("once", "create", False),
         "thing.raise": ("pure", "none", False),
+        "thing.wait": ("pure", "none", False),
         "thing.overreach": ("rerun", "change", False),
     }
     idempotency, effect, protects = facts.get(action or "", ("pure", "none", False))
