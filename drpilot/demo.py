@@ -71,7 +71,7 @@ class _Story:
         started = self.noted(f"demo: {name} begins") if self.phases else None
         yield told
         ended = self.noted(f"demo: {name} ended")
-        seconds = told.get("seconds", (ended - started).total_seconds() if started else 0.0)
+        seconds = told.get("seconds", (ended - (told.get("since") or started or ended)).total_seconds())
         number = len(self.phases) + 1
         phase = Phase(number, name, told["result"], round(seconds, 3), told["text"], told.get("run"))
         self.phases.append(phase)
@@ -210,8 +210,8 @@ def _failover(story: _Story) -> RunView:
         return view
 
 
-def data_verified(lab: Lab, house: House) -> tuple[bool, int]:
-    """Whether the data volumes attached on away hold what was written on home, and how many blocks were read.
+def data_verified(lab: Lab, house: House, site: str = "away") -> tuple[bool, int]:
+    """Whether the data volumes attached on `site` hold what was written on home, and how many blocks were read.
 
     The bytes come from the simulated cloud's own files, by a reader that shares no code with replication.
     """
@@ -221,10 +221,10 @@ def data_verified(lab: Lab, house: House) -> tuple[bool, int]:
     ]
     volumes = [
         volume["VolumeId"]
-        for page in house.site("away").pages("ec2", "DescribeVolumes", {"Filters": filters})
+        for page in house.site(site).pages("ec2", "DescribeVolumes", {"Filters": filters})
         for volume in page["Volumes"]
     ]
-    readings = [each for each in lab.read_back("away", volumes) if each.index is not None]
+    readings = [each for each in lab.read_back(site, volumes) if each.index is not None]
     return shop.verified(readings, lab.built()["data"]), sum(each.blocks for each in readings)
 
 
@@ -249,8 +249,17 @@ def _heal(story: _Story) -> None:
         view = story.run("fence")
         told.update(seconds=seconds_of(view), run=view.name)
         state = story.house.journal.group(GROUP).fences["home"]["state"]
-        told["text"] = f"{state}, invalidated, nothing of it taken over"
+        marked = (view.steps["invalidate"].output or {}).get("invalidated", ())
+        told["text"] = (
+            f"{state}; {len(marked)} of its things marked invalidated; {_active(story)} stays active"
+        )
         told["result"] = "ok" if state == "fenced" else "failed"
+
+
+def _active(story: _Story) -> str:
+    """Which side the witness says is active."""
+    claim, _ = story.house.world.witness().read(GROUP)
+    return claim.active if claim is not None and claim.run is None else "nobody for certain"
 
 
 def _reprotect(story: _Story) -> None:
@@ -268,8 +277,18 @@ def _failback(story: _Story) -> None:
         story.answer("commit", view)
         story.run("reprotect")
         group = story.house.journal.group(GROUP)
-        told["text"] = f"{group.active} again, no loss"
-        told["result"] = "ok" if (group.active, group.state) == ("home", "protected") else "failed"
+        equal, blocks = data_verified(story.lab, story.house, "home")
+        captured = story.house.journal.point(GROUP, view.plan.point).captured_at
+        stopped = max(
+            s.ended_at for s in view.steps.values() if s.planned.action == "writers.stop" and s.ended_at
+        )
+        lossless = captured is not None and captured >= stopped
+        proof = "no loss: captured after the writers stopped" if lossless else "LOSS NOT EXCLUDED"
+        told["text"] = (
+            f"{group.active} again; {proof}; {blocks} blocks {'all equal' if equal else 'NOT EQUAL'}"
+        )
+        ended_well = (group.active, group.state, equal, lossless) == ("home", "protected", True, True)
+        told["result"] = "ok" if ended_well else "failed"
 
 
 def _document(story: _Story, failover: RunView) -> dict[str, Any]:

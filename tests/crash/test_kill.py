@@ -28,11 +28,19 @@ class Case:
 
 FAILOVER = Case("failover", "dead", "finished succeeded_with_warnings")
 REPLICATE = Case("replicate", "protected", "finished succeeded")
+SLOW = [
+    pytest.param(case, marks=pytest.mark.slow)
+    for case in (
+        Case("switchover", "replicated", "finished succeeded"),
+        Case("drill", "replicated", "finished succeeded"),
+        Case("reprotect", "committed", "finished succeeded"),
+    )
+]
 
 
 def clean(yard: Yard, case: Case) -> tuple[dict[str, Any], dict[str, Any]]:
     """A run that nothing disturbs: how it ends, and the points it can be killed at."""
-    yard.restore(case.start)
+    yard.reach(case.start)
     said = yard.run(case.mode)
     assert said["ended"] == case.wanted, said
     end = yard.end()
@@ -42,7 +50,7 @@ def clean(yard: Yard, case: Case) -> tuple[dict[str, Any], dict[str, Any]]:
 
 @pytest.mark.row(53)
 @pytest.mark.parametrize("half", [0, 1])
-@pytest.mark.parametrize("case", [FAILOVER, pytest.param(REPLICATE, marks=pytest.mark.slow)], ids=str)
+@pytest.mark.parametrize("case", [FAILOVER, pytest.param(REPLICATE, marks=pytest.mark.slow), *SLOW], ids=str)
 def test_killed_at_every_commit_and_call(
     yard: Yard, case: Case, half: int, record_property: Callable[[str, object], None]
 ) -> None:
@@ -67,7 +75,7 @@ def test_killed_at_every_commit_and_call(
 
 
 @pytest.mark.row(51)
-@pytest.mark.parametrize("case", [FAILOVER, REPLICATE], ids=str)
+@pytest.mark.parametrize("case", [FAILOVER, REPLICATE, *SLOW], ids=str)
 def test_every_lost_reply(yard: Yard, case: Case, record_property: Callable[[str, object], None]) -> None:
     """The effect happens, the answer is cut off: once for each changing call in turn."""
     said, expected = clean(yard, case)
