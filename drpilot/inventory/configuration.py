@@ -130,12 +130,16 @@ class Configuration:
         """Who is acting: `as_name`, else the login. Where no operators are listed everybody may do
         everything.
 
-        Raises DrpilotError `not-allowed` for a person who is not on the list.
+        Raises DrpilotError `not-allowed` for a person who is not on the list, and for one who is but asks to be
+        another.
         """
         account = _login()
         name = as_name or account
         if not self.operators:
             return Operator(name, frozenset({"operate", "approve"}), account)
+        if account in self.operators and name != account:
+            why = f"{account} is an operator of its own; --as is for accounts that several people share"
+            raise DrpilotError("not-allowed", why=why, person=account, what=f"act as {name}", others=name)
         if name not in self.operators:
             why = f"{FILE} lists no operator {name!r}{closest(name, self.operators)}"
             others = ", ".join(self.operators)

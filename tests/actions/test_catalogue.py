@@ -159,6 +159,7 @@ def test_undo_names_an_action_and_an_input_it_takes() -> None:
         "point.request": ({}, {"point": "p", "source": "home", "site": "away"}),
         "point.restore": ({"tier": "db", "point": "p"}, {"tier": "db"}),
         "standby.attach": ({"tier": "db"}, {"tier": "db"}),
+        "standby.detach": ({"tier": "db"}, {"tier": "db"}),
         "standby.grow": ({"tier": "db"}, {"tier": "db"}),
         "traffic.switch": ({}, {"name": "shop.example.org", "to": "away"}),
         "writers.stop": ({"tier": "db"}, {"tier": "db", "instances": ["i-1"]}),

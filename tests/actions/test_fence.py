@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from queue import Queue
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from drpilot.actions.catalogue import CATALOGUE
 from drpilot.actions.fence import DENY
 from drpilot.actions.views import within
-from drpilot.domain.ports import CloudError, Done, FailureClass, Unseen, Waiting
+from drpilot.domain.ports import CloudError, Done, FailureClass, Site, Unseen, Waiting
 from tests.actions.world import Failed, StepContext, World
 
 
@@ -85,14 +86,34 @@ def test_a_site_that_does_not_answer_is_unverified_within_seconds(world: World, 
     assert world.facts.fences["home"] == "fenced"
 
 
-def test_a_call_that_never_returns_is_given_up() -> None:
-    """Whoever must not wait for a site that takes calls and never answers gets a timeout with an unknown outcome."""
-    never = threading.Event()
+def test_a_call_that_never_returns_is_given_up(world: World) -> None:
+    """Whoever must not wait for a site that never answers gets a timeout with an unknown outcome."""
+    never, home = threading.Event(), world.sites["home"]
     with pytest.raises(CloudError) as caught:
-        within(0.05, never.wait)
+        within(0.05, home, lambda site: never.wait())
     assert (caught.value.kind, caught.value.happened) == (FailureClass.TIMEOUT, "unknown")
     never.set()
-    assert within(5.0, lambda: 41 + 1) == 42
+    assert within(5.0, home, lambda site: 41 + 1) == 42
+
+
+def test_what_was_given_up_changes_nothing_any_more(world: World) -> None:
+    """An act that comes back to life after its bound is refused its next call, which never reaches the site."""
+    (database,) = [item.id for item in world.group("home").tier("db").instances]
+    late, refused = threading.Event(), Queue[CloudError]()
+
+    def act(site: Site) -> None:
+        late.wait(10.0)
+        try:
+            site.call("ec2", "StopInstances", {"InstanceIds": [database]})
+        except CloudError as error:
+            refused.put(error)
+
+    with pytest.raises(CloudError):
+        within(0.05, world.sites["home"], act)
+    late.set()
+    error = refused.get(timeout=10.0)
+    assert (error.kind, error.happened) == (FailureClass.CANCELLED, "no")
+    assert world.mutations("home") == []
 
 
 def test_what_will_not_stop_is_cut_off(world: World) -> None:

@@ -100,7 +100,8 @@ def test_a_name_that_is_an_alias_stays_one(world: World) -> None:
     run = world.begin("failover", "home", "away", "point1").all(until="answered")
     assert ".away." in record()["AliasTarget"]["DNSName"]
     path, call = run.undo[-1]
-    assert (path, call.action) == ("traffic", "traffic.switch")
+    assert (path, call.action) == ("traffic", "traffic.restore")
+    assert call.given["record"]["AliasTarget"]["DNSName"].rstrip(".") == home["DNSName"]
     run.attempt(call.action, call.given, run.context(path, call.given, kind="undo"))
     assert record()["AliasTarget"]["DNSName"].rstrip(".") == home["DNSName"]
 

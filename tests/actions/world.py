@@ -180,16 +180,23 @@ class Run:
         ctx = self.context(step.path, given)
         if before is not None:
             before(step, ctx)
-        done = self.attempt(str(step.action), given, ctx)
+        try:
+            done = self.attempt(str(step.action), given, ctx)
+        except Failed:
+            self.remember(step, given, None)  # it may have done all, some or nothing of its work
+            raise
         self.results[step.path] = {"output": done.output.model_dump(mode="json"), "state": "succeeded"}
         if done.warning:
             self.warnings[step.path] = done.warning
-        undo = CATALOGUE[str(step.action)].undo(
-            CATALOGUE[str(step.action)].Input.model_validate(given), done.output
-        )
+        self.remember(step, given, done.output)
+        return done.output
+
+    def remember(self, step: PlannedStep, given: Mapping[str, Any], output: Any) -> None:
+        """Note what takes a step back, if the runbook lets it be taken back."""
+        action = CATALOGUE[str(step.action)]
+        undo = action.undo(action.Input.model_validate(dict(given)), output) if step.undoes else None
         if undo is not None:
             self.undo.append((step.path, undo))
-        return done.output
 
     def back(self) -> None:
         """Undo everything in the reverse order."""

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-import getpass
+import pwd
 from pathlib import Path
 
 import pytest
@@ -94,17 +94,22 @@ def test_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert "site add" in caught.value.hint
 
 
+def account() -> str:
+    """Who is logged in here, as drpilot sees it."""
+    return parse("drpilot: 1\n", Path()).who().account
+
+
 def test_who(tmp_path: Path) -> None:
     """A listed person has their rights; a stranger is refused; without a list everybody may do everything."""
     configuration = parse(FULL, tmp_path)
     second = configuration.who("second")
-    assert (second.name, second.may, second.account) == ("second", {"approve"}, getpass.getuser())
+    assert (second.name, second.may, second.account) == ("second", {"approve"}, account())
     with pytest.raises(DrpilotError) as caught:
         configuration.who("secnd")
     assert (caught.value.word, caught.value.exit_code) == ("not-allowed", 5)
     assert "did you mean 'second'?" in caught.value.why
     free = parse("drpilot: 1\n", tmp_path)
-    assert free.who().name == getpass.getuser()
+    assert free.who().name == account()
     assert free.who("anna").may == {"operate", "approve"}
 
 
@@ -150,6 +155,7 @@ def test_mistakes_have_their_place(text: str, wanted: str, tmp_path: Path) -> No
     assert "hunter2" not in str(caught.value.as_json())
 
 
+@pytest.mark.row(107)
 def test_a_literal_key_is_not_repeated_in_the_message(tmp_path: Path) -> None:
     """What looks like a key does not reach a terminal or a log."""
     for text in (
@@ -260,13 +266,34 @@ def test_a_site_may_be_added_that_the_witness_waits_for(tmp_path: Path) -> None:
     assert configuration.site(configuration.witness.site) == NEW
 
 
+@pytest.mark.row(32)
+def test_no_variable_makes_a_second_person(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """LOGNAME and USER are anybody's to set; the kernel knows who logged in."""
+    account = parse("drpilot: 1\n", tmp_path).who().account
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.setenv(name, "second")
+    assert parse("drpilot: 1\n", tmp_path).who().account == account
+
+
+def test_an_operator_can_not_act_as_another(tmp_path: Path) -> None:
+    """A name of one's own means rights of one's own."""
+    account = parse("drpilot: 1\n", tmp_path).who().account
+    listed = parse(
+        f"drpilot: 1\noperators: {{{account}: {{may: [approve]}}, lead: {{may: [operate]}}}}\n", tmp_path
+    )
+    assert listed.who().may == {"approve"}
+    with pytest.raises(DrpilotError) as refused:
+        listed.who("lead")
+    assert refused.value.word == "not-allowed"
+
+
 def test_a_login_without_a_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """In a container without a passwd entry the person is the user's number."""
 
-    def nobody() -> str:
+    def nobody(uid: int) -> pwd.struct_passwd:
         raise KeyError("getpwuid(): uid not found")
 
-    monkeypatch.setattr(getpass, "getuser", nobody)
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
     assert parse("drpilot: 1\n", tmp_path).who().name.startswith("uid-")
 
 

@@ -330,6 +330,7 @@ def test_one_missing_id_of_several_is_refused(estate: Estate) -> None:
 # -- what no tier covers ---------------------------------------------------------------------------------
 
 
+@pytest.mark.row(3)
 def test_what_belongs_to_no_tier_is_listed(estate: Estate, found: Group) -> None:
     """The batch machine carries the group's tag; members, their scaling group, drills and the dead do not
     count.
@@ -431,6 +432,7 @@ def test_a_whole_map_leaves_nothing_behind(estate: Estate, found: Group) -> None
     assert carried(found, _whole_map(estate), "away") == ()
 
 
+@pytest.mark.row(6)
 def test_each_missing_partner_is_one_finding(estate: Estate, found: Group) -> None:
     """An empty map names every kind once for each name, with the place in the file to mend."""
     findings = carried(found, Map(), "away")

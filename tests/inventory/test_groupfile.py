@@ -64,6 +64,7 @@ tag: app=shop
 SITES = ("milan", "ireland")
 
 
+@pytest.mark.row(5)
 def test_reads_a_whole_group() -> None:
     """Every key of the file stands in the group, tiers in their order."""
     assert require_group(SHOP, "shop.yaml", SITES) == Group(
@@ -247,6 +248,7 @@ SECONDARY = Survey(
 )  # fmt: skip
 
 
+@pytest.mark.row(27)
 def test_draft() -> None:
     """The draft orders tiers from data to users, pairs by name and order, and marks every guess."""
     text = draft("shop", PRIMARY, SECONDARY, "app=shop")

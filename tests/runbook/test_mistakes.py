@@ -104,6 +104,7 @@ MISTAKES: list[tuple[list[str], list[str]]] = [
 ]  # fmt: skip
 
 
+@pytest.mark.row(39)
 @pytest.mark.parametrize(("steps", "wanted"), MISTAKES, ids=[str(number) for number in range(len(MISTAKES))])
 def test_mistakes_have_their_place(steps: list[str], wanted: list[str]) -> None:
     """Each seeded mistake is found once, at its line and column, with nothing beside it."""

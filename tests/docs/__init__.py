@@ -1,0 +1,1 @@
+"""The pages of docs/ that people follow are carried out here."""
