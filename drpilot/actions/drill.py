@@ -336,14 +336,13 @@ class Launch(Action[TierInput, LaunchOutput]):
     def start(self, ctx: Context, given: TierInput) -> Answer[LaunchOutput]:
         tier, site = tier_of(ctx, given.tier), ctx.site("target")
         found = self._found(ctx, tier)
-        for key in self._keys(tier):
-            if key not in found:
-                params = (
-                    self._scaled(ctx, tier)
-                    if tier.scaling_group is not None
-                    else self._member(ctx, tier, key)
-                )
-                site.call("ec2", "RunInstances", params, token=ctx.sub(key))
+        launches = {  # every look comes before the first change
+            key: self._scaled(ctx, tier) if tier.scaling_group is not None else self._member(ctx, tier, key)
+            for key in self._keys(tier)
+            if key not in found
+        }
+        for key, params in launches.items():
+            site.call("ec2", "RunInstances", params, token=ctx.sub(key))
         return visible(self.observe, ctx, given)
 
     @staticmethod

@@ -6,7 +6,9 @@ The witness's conditional write decides between two controllers; the rules are `
 
 from __future__ import annotations
 
-from drpilot.actions.views import Nothing
+from collections.abc import Callable
+
+from drpilot.actions.views import Nothing, unsure, visible
 from drpilot.domain.fence import Claim, claimed, confirmed, released
 from drpilot.domain.plan import Call
 from drpilot.domain.ports import (
@@ -53,6 +55,30 @@ def _glass(ctx: Context) -> str | None:
     return ctx.proposal.break_glass if ctx.proposal is not None else None
 
 
+def _write(ctx: Context, wanted: Callable[[Claim | None], Claim | None]) -> None:
+    """Put `wanted(what stands there)` into the witness, if that is another claim or not None.
+
+    A write counts as refused only if the witness refused it; any other error, one of the look that settles a
+    lost reply included, comes with an unknown outcome.
+    """
+    witness = ctx.witness()
+    for _ in range(_TRIES):
+        current, etag = witness.read(ctx.group.name)
+        claim = wanted(current)
+        if claim is None or claim == current:
+            return
+        try:
+            witness.write(claim, replaces=etag)
+        except Stale:
+            continue  # somebody wrote in between: what is there now decides
+        except CloudError as error:
+            if error.happened == "no" and error.operation.endswith("PutObject"):
+                raise
+            raise unsure(error) from error
+        return
+    raise _conflict(witness.read(ctx.group.name)[0])
+
+
 class ClaimEpoch(Action[Nothing, EpochOutput]):
     """Claim the next epoch for the target; the group's move begins with it.
 
@@ -69,30 +95,27 @@ class ClaimEpoch(Action[Nothing, EpochOutput]):
     Output = EpochOutput
 
     def start(self, ctx: Context, given: Nothing) -> Answer[EpochOutput]:
+        if ctx.mode == "switchover":
+            for role in ("source", "target"):  # before the claim: nothing that can fail may follow it
+                ctx.site(role).call("sts", "GetCallerIdentity", {})
         try:
             self._claim(ctx)
         except CloudError as error:
             if not _glass(ctx):
                 raise
             return self._overridden(ctx, error)
-        return self.observe(ctx, given)
+        return visible(self.observe, ctx, given)
 
     @staticmethod
     def _claim(ctx: Context) -> None:
-        witness = ctx.witness()
-        for _ in range(_TRIES):
-            current, etag = witness.read(ctx.group.name)
-            wanted = claimed(current, group=ctx.group.name, source=ctx.source, target=ctx.target, run=ctx.run)
-            if wanted is None:
+        def wanted(current: Claim | None) -> Claim:
+            names = {"group": ctx.group.name, "source": ctx.source, "target": ctx.target}
+            claim = claimed(current, **names, run=ctx.run)
+            if claim is None:
                 raise _conflict(current)
-            if current == wanted:
-                return
-            try:
-                witness.write(wanted, replaces=etag)
-            except Stale:
-                continue  # somebody wrote in between: what is there now decides
-            return
-        raise _conflict(ctx.witness().read(ctx.group.name)[0])
+            return claim
+
+        _write(ctx, wanted)
 
     def _overridden(self, ctx: Context, error: CloudError) -> Answer[EpochOutput]:
         output = EpochOutput(epoch=ctx.epoch + 1, active=ctx.target, overridden=True)
@@ -103,8 +126,7 @@ class ClaimEpoch(Action[Nothing, EpochOutput]):
     def _move(ctx: Context) -> Move:
         if ctx.mode != "switchover":
             return Move("group", ctx.group.name, "fail over", {"epoch_claimed": True}, unless=_MOVING)
-        for role in ("source", "target"):
-            ctx.site(role).call("sts", "GetCallerIdentity", {})
+        # Both sites answered before the claim was written: without that there is none of this run.
         facts = {"epoch_claimed": True, "both_reachable": True}
         return Move("group", ctx.group.name, "switch over", facts, unless=_MOVING)
 
@@ -116,10 +138,12 @@ class ClaimEpoch(Action[Nothing, EpochOutput]):
                 raise
             return self._overridden(ctx, error)
         if current is None or current.run != ctx.run:
+            if _glass(ctx):  # overridden a moment ago and now there again: the claim is made after all
+                raise StepFailed(FailureClass.TRANSIENT, "the witness answers and holds no claim of this run")
             return Unseen(True, "the witness holds no claim of this run")
         return Done(EpochOutput(epoch=current.epoch, active=current.active), (self._move(ctx),))
 
-    def undo(self, given: Nothing, output: EpochOutput) -> Call | None:
+    def undo(self, given: Nothing, output: EpochOutput | None) -> Call | None:
         return Call("epoch.release", {})
 
 
@@ -136,25 +160,30 @@ class ConfirmEpoch(Action[Nothing, EpochOutput]):
     Output = EpochOutput
 
     def start(self, ctx: Context, given: Nothing) -> Answer[EpochOutput]:
-        witness = ctx.witness()
+        def wanted(current: Claim | None) -> Claim:
+            if self._unclaimed(ctx, current):
+                # The claim was overridden while the witness could not be reached: it learns of the move now.
+                epoch = max(ctx.epoch, current.epoch if current is not None else 1) + 1
+                return Claim(ctx.group.name, epoch, ctx.target)
+            claim = confirmed(current, ctx.run) if current is not None else None
+            if claim is None or claim.active != ctx.target:
+                raise _conflict(current)
+            return claim
+
         try:
-            for _ in range(_TRIES):
-                current, etag = witness.read(ctx.group.name)
-                wanted = confirmed(current, ctx.run) if current is not None else None
-                if current is None or wanted is None or current.active != ctx.target:
-                    raise _conflict(current)
-                if wanted == current:
-                    break
-                try:
-                    witness.write(wanted, replaces=etag)
-                    break
-                except Stale:
-                    continue
+            _write(ctx, wanted)
         except CloudError as error:
             if not _glass(ctx):
                 raise
             return self._overridden(ctx, error)
-        return self.observe(ctx, given)
+        return visible(self.observe, ctx, given)
+
+    @staticmethod
+    def _unclaimed(ctx: Context, current: Claim | None) -> bool:
+        """Whether the glass was broken and the witness still tells of the time before this move."""
+        if not _glass(ctx):
+            return False
+        return current is None or (current.run is None and current.active == ctx.source)
 
     def _overridden(self, ctx: Context, error: CloudError) -> Answer[EpochOutput]:
         output = EpochOutput(epoch=ctx.epoch + 1, active=ctx.target, overridden=True)
@@ -175,6 +204,8 @@ class ConfirmEpoch(Action[Nothing, EpochOutput]):
             if not _glass(ctx):
                 raise
             return self._overridden(ctx, error)
+        if self._unclaimed(ctx, current):
+            return Unseen(True, "the witness does not know of this move yet")
         if current is None or current.active != ctx.target:
             raise _conflict(current)
         if current.run is not None:
@@ -185,7 +216,11 @@ class ConfirmEpoch(Action[Nothing, EpochOutput]):
 
 
 class ReleaseEpoch(Action[Nothing, EpochOutput]):
-    """Give the claim back: the old side is active again, under yet a higher epoch, so that it never falls."""
+    """Give the claim back: the old side is active again, under yet a higher epoch, so that it never falls.
+
+    Where nothing of this run was claimed there is nothing to give back, and the look says the same: it is Done
+    only when the witness itself no longer carries this run's claim.
+    """
 
     name = "epoch.release"
     summary = "release this run's claim: the old side is active again"
@@ -197,20 +232,16 @@ class ReleaseEpoch(Action[Nothing, EpochOutput]):
     Output = EpochOutput
 
     def start(self, ctx: Context, given: Nothing) -> Answer[EpochOutput]:
-        witness = ctx.witness()
-        for _ in range(_TRIES):
-            current, etag = witness.read(ctx.group.name)
+        def wanted(current: Claim | None) -> Claim | None:
             if current is None or current.run != ctx.run:
-                break
-            wanted = released(current, ctx.run)
-            if wanted is None:
+                return None
+            claim = released(current, ctx.run)
+            if claim is None:
                 raise _conflict(current)
-            try:
-                witness.write(wanted, replaces=etag)
-                break
-            except Stale:
-                continue
-        return self.observe(ctx, given)
+            return claim
+
+        _write(ctx, wanted)
+        return visible(self.observe, ctx, given)
 
     def observe(self, ctx: Context, given: Nothing) -> Answer[EpochOutput]:
         current, _ = ctx.witness().read(ctx.group.name)

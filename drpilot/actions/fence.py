@@ -13,7 +13,7 @@ from datetime import timedelta
 
 from pydantic import Field
 
-from drpilot.actions.growth import Numbers, resume, set_numbers, stop_instances
+from drpilot.actions.growth import Numbers, set_numbers, stop_instances
 from drpilot.actions.members import GroupView, group_view, key_of, members, site_name, writers
 from drpilot.actions.views import (
     ALIVE,
@@ -22,7 +22,6 @@ from drpilot.actions.views import (
     instances,
     not_found,
     specification,
-    tags_of,
     visible,
     within,
 )
@@ -37,17 +36,15 @@ from drpilot.domain.ports import (
     Context,
     Done,
     Effect,
-    FailureClass,
     Idempotency,
     Model,
     Move,
     Site,
-    StepFailed,
     Unseen,
     Waiting,
 )
 
-__all__ = ["DENY", "Apply", "Prepare", "Release"]
+__all__ = ["DENY", "GROUPS_TAG", "Apply", "Prepare", "frozen_numbers", "frozen_running"]
 
 DENY = "drpilot-deny"
 """Name of the security group without rules that the rung `deny` puts on instances."""
@@ -55,7 +52,9 @@ DENY = "drpilot-deny"
 _LOOK_S = 6.0  # a look at the old side; two of them stay well below the 15 s a failover may lose here
 _ACT_S = 8.0
 _PATIENCE = timedelta(seconds=120)
-_GROUPS_TAG = "drpilot:groups-before"
+_PATIENCE_MISSING = timedelta(seconds=10)  # reads lag by seconds; what is not listed then will not be
+GROUPS_TAG = "drpilot:groups-before"
+"""Tag that keeps the security groups an instance had before the rung `deny`."""
 _TRIED = "tried"
 
 
@@ -244,9 +243,10 @@ class Apply(Action[SiteInput, ApplyOutput]):
             scene = within(_LOOK_S, site, lambda bound: _look(ctx, bound))
         except CloudError as error:
             return self._unseen(ctx, given, error)
-        rungs = _rungs(ctx, scene)
+        rungs, since = _rungs(ctx, scene), ctx.clock.now() - ctx.intended_at
         found = verdict(rungs)
-        if found is not Verdict.FENCED and ctx.clock.now() - ctx.intended_at < _PATIENCE:
+        hopeless = scene.missing and not scene.left and since >= _PATIENCE_MISSING
+        if found is not Verdict.FENCED and since < _PATIENCE and not hopeless:
             waiting = [rung for rung in rungs if rung.applied and not rung.verified]
             if scene.missing and not scene.left:
                 note = f"nothing is left that may write, but not seen: {', '.join(scene.missing)}"
@@ -266,8 +266,8 @@ class Apply(Action[SiteInput, ApplyOutput]):
             verdict=found.value,
             rungs=tuple(asdict(rung) for rung in rungs),
             writers_left=None if unreachable else max((rung.writers_left for rung in rungs), default=0),
-            numbers=_numbers(ctx),
-            instances=_ran(ctx),
+            numbers=frozen_numbers(ctx),
+            instances=frozen_running(ctx),
             unreachable=unreachable,
         )
         warning = ""
@@ -294,13 +294,13 @@ class Apply(Action[SiteInput, ApplyOutput]):
         )
 
 
-def _numbers(ctx: Context) -> dict[str, Numbers]:
+def frozen_numbers(ctx: Context) -> dict[str, Numbers]:
     """The numbers of the source's groups as frozen into the run."""
     groups = [tier.scaling_group for tier in ctx.group.tiers if tier.scaling_group is not None]
     return {group.key: Numbers.of(group) for group in groups}
 
 
-def _ran(ctx: Context) -> tuple[str, ...]:
+def frozen_running(ctx: Context) -> tuple[str, ...]:
     """The source's instances that ran when the group was frozen into the run."""
     return tuple(item.id for tier in ctx.group.tiers for item in tier.instances if item.state == "running")
 
@@ -389,10 +389,10 @@ def _scale(site: Site, scene: _Scene) -> None:
 
 
 def _stop(site: Site, scene: _Scene) -> None:
-    stop_instances(
-        site,
-        [item["InstanceId"] for item in scene.instances if item["State"]["Name"] in ("pending", "running")],
-    )
+    for state in ("running", "pending"):  # a pending one may be refused, and must not hold up the others
+        stop_instances(
+            site, [item["InstanceId"] for item in scene.instances if item["State"]["Name"] == state]
+        )
 
 
 def _deny(site: Site, scene: _Scene) -> None:
@@ -404,7 +404,7 @@ def _deny(site: Site, scene: _Scene) -> None:
         before = ",".join(item["GroupId"] for item in instance.get("SecurityGroups") or [])
         id_ = instance["InstanceId"]
         site.call(
-            "ec2", "CreateTags", {"Resources": [id_], "Tags": [{"Key": _GROUPS_TAG, "Value": before[:256]}]}
+            "ec2", "CreateTags", {"Resources": [id_], "Tags": [{"Key": GROUPS_TAG, "Value": before[:256]}]}
         )
         site.call("ec2", "ModifyInstanceAttribute", {"InstanceId": id_, "Groups": [group]})
 
@@ -415,12 +415,16 @@ _RUNGS = {"scale": _scale, "stop": _stop, "deny": _deny}
 def _rungs(ctx: Context, scene: _Scene) -> list[Rung]:
     """What is applied and verified of the group's ladder, by a look; nothing is while a member is missing."""
     left = len(scene.left)
-    complete = not scene.missing
+    machines = any(tier.instances for tier in ctx.group.tiers)
     groups = [group for group in scene.groups.values() if group is not None]
     up = [item for item in scene.instances if item["State"]["Name"] in ALIVE]
     running = [item for item in up if item["State"]["Name"] in ("pending", "running")]
     wanting = [group for group in groups if group.minimum or group.desired or not group.launch_suspended]
     denied = [item for item in up if _denied(scene, item)]
+    # No rung is proof beside a group that may launch writers again at any moment.
+    calm = not scene.missing and not [
+        item for item in groups if not item.launch_suspended and (item.minimum or item.desired)
+    ]
     known = {
         "scale": (
             bool(groups) and not wanting,
@@ -428,8 +432,8 @@ def _rungs(ctx: Context, scene: _Scene) -> list[Rung]:
             f"{len(groups) - len(wanting)} of {len(groups)} groups at 0 and suspended",
         ),
         "stop": (
-            bool(scene.instances) and not running,
-            not up,
+            machines and not running and (bool(scene.instances) or not scene.missing),
+            machines and not up,
             f"{len(scene.instances) - len(up)} of {len(scene.instances)} instances stopped",
         ),
         "deny": (
@@ -442,130 +446,7 @@ def _rungs(ctx: Context, scene: _Scene) -> list[Rung]:
     rungs = []
     for name in ctx.group.fence:
         applied, verified, detail = known.get(name, (False, False, "not a rung of this version"))
-        if not complete and name in _RUNGS:
+        if scene.missing and name in _RUNGS:
             detail = f"{detail}; not seen: {', '.join(scene.missing)}"
-        rungs.append(Rung(name, applied, verified and complete, detail, writers_left=left))
+        rungs.append(Rung(name, applied, verified and calm, detail, writers_left=left))
     return rungs
-
-
-class ReleaseInput(Model):
-    """A fenced site and what ran there: numbers by group name, instance ids.
-
-    Left out, they are those of the group as frozen into the run, if it was looked at on this site.
-    """
-
-    site: str = "source"
-    numbers: dict[str, Numbers] | None = None
-    instances: tuple[str, ...] | None = None
-
-    def filled(self, ctx: Context) -> _Before:
-        """What to give back, with what was left out."""
-        frozen = site_name(ctx, self.site) == ctx.source
-        return _Before(
-            self.numbers if self.numbers is not None else (_numbers(ctx) if frozen else {}),
-            self.instances if self.instances is not None else (_ran(ctx) if frozen else ()),
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class _Before:
-    """What ran on a side before its fence."""
-
-    numbers: dict[str, Numbers]
-    instances: tuple[str, ...]
-
-
-class ReleaseOutput(Model):
-    """What was given back."""
-
-    site: str
-    groups: tuple[str, ...] = ()
-    instances: tuple[str, ...] = ()
-    unreachable: str = ""
-
-
-class Release(Action[ReleaseInput, ReleaseOutput]):
-    """Take the fence away exactly: security groups, instances, group numbers as they were. Used by roll
-    back.
-    """
-
-    name = "fence.release"
-    summary = "take the fence away and give the old side back what it had"
-    idempotency = Idempotency.RERUN
-    effect = Effect.CHANGE
-    protects = True
-    permissions = (
-        "autoscaling:UpdateAutoScalingGroup",
-        "autoscaling:ResumeProcesses",
-        "autoscaling:DescribeAutoScalingGroups",
-        "ec2:StartInstances",
-        "ec2:ModifyInstanceAttribute",
-        "ec2:DeleteTags",
-        "ec2:DescribeInstances",
-    )
-    Input = ReleaseInput
-    Output = ReleaseOutput
-
-    def start(self, ctx: Context, given: ReleaseInput) -> Answer[ReleaseOutput]:
-        site, before = ctx.site(given.site), given.filled(ctx)
-        try:
-            listed = within(_LOOK_S, site, lambda bound: self._listed(ctx, bound, before))
-        except CloudError as error:
-            return self._unseen(ctx, given, error)
-        for instance in listed.values():
-            own = tags_of(instance).get(_GROUPS_TAG)
-            if own:
-                id_ = instance["InstanceId"]
-                site.call("ec2", "ModifyInstanceAttribute", {"InstanceId": id_, "Groups": own.split(",")})
-                site.call("ec2", "DeleteTags", {"Resources": [id_], "Tags": [{"Key": _GROUPS_TAG}]})
-        down = [key for key, item in listed.items() if item["State"]["Name"] == "stopped"]
-        if down:
-            site.call("ec2", "StartInstances", {"InstanceIds": down})
-        for name, numbers in before.numbers.items():
-            if group_view(site, name) is not None:
-                resume(site, name)
-                set_numbers(site, name, numbers)
-        return visible(self.observe, ctx, given)
-
-    @staticmethod
-    def _listed(ctx: Context, site: Site, before: _Before) -> dict[str, Json]:
-        found = {item["InstanceId"]: item for tier in ctx.group.tiers for item in members(ctx, site, tier)}
-        return {key: found[key] for key in before.instances if key in found}
-
-    def observe(self, ctx: Context, given: ReleaseInput) -> Answer[ReleaseOutput]:
-        site, before = ctx.site(given.site), given.filled(ctx)
-        try:
-            listed = within(_LOOK_S, site, lambda bound: self._listed(ctx, bound, before))
-        except CloudError as error:
-            return self._unseen(ctx, given, error)
-        for key, item in listed.items():
-            if item["State"]["Name"] == "stopped":  # its stop had not ended when it was to be started
-                raise StepFailed(FailureClass.TRANSIENT, f"{key} is stopped and must be started")
-            if item["State"]["Name"] != "running":
-                return Waiting({}, after_s=3.0, note=f"{key} is {item['State']['Name']}")
-        for name, numbers in before.numbers.items():
-            group = group_view(site, name)
-            if group is not None and (group.launch_suspended or group.desired < numbers.desired):
-                return Unseen(True, f"{name} is still held back")
-            if group is not None and group.serving < numbers.desired:
-                return Waiting(
-                    {}, after_s=3.0, note=f"{group.serving} of {numbers.desired} of {name} in service"
-                )
-        name = site_name(ctx, given.site)
-        seen = {"side_is_standby_or_active": True}
-        move = Move("fence", name, "release", seen, unless=("none", "released"))
-        return Done(ReleaseOutput(site=name, groups=tuple(before.numbers), instances=tuple(listed)), (move,))
-
-    @staticmethod
-    def _unseen(ctx: Context, given: ReleaseInput, error: CloudError) -> Done[ReleaseOutput]:
-        """A side that does not answer: only where nothing was ever applied there is nothing to give back.
-
-        The fence stays as recorded, since nobody saw that side.
-        """
-        name, observed = site_name(ctx, given.site), f"{error.code}: {error.message}"[:300]
-        state = ctx.fenced(name)
-        if state != "unverified":
-            text = f"{name} can't be seen ({observed}); its fence ({state}) can only be released by a look"
-            raise StepFailed(FailureClass.TRANSIENT, text)
-        warning = f"{name} can't be seen ({observed}): nothing was applied or given back there"
-        return Done(ReleaseOutput(site=name, unreachable=observed), warning=warning)

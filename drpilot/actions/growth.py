@@ -30,7 +30,6 @@ from drpilot.domain.ports import (
     FailureClass,
     Idempotency,
     Model,
-    Move,
     Site,
     StepFailed,
     Unseen,
@@ -125,15 +124,17 @@ class Grow(Action[TierInput, GrowOutput]):
             group = tier.scaling_group
             resume(site, group.key)
             set_numbers(site, group.key, self._numbers(tier))
-        for instance in tier.instances:
-            found = self._found(ctx, site, tier, instance)
-            if found["State"]["Name"] == "stopped":
-                groups = group_ids(ctx, site, instance.security_groups, found["VpcId"])
-                have = {item["GroupId"] for item in found.get("SecurityGroups") or []}
-                if groups and have != set(groups):
-                    params: Json = {"InstanceId": found["InstanceId"], "Groups": groups}
-                    site.call("ec2", "ModifyInstanceAttribute", params)
-                self._start(site, found, grow_types(ctx, tier, instance))
+        down = [  # every look comes before the first change
+            (found, group_ids(ctx, site, instance.security_groups, found["VpcId"]), instance)
+            for instance in tier.instances
+            if (found := self._found(ctx, site, tier, instance))["State"]["Name"] == "stopped"
+        ]
+        for found, groups, instance in down:
+            have = {item["GroupId"] for item in found.get("SecurityGroups") or []}
+            if groups and have != set(groups):
+                params: Json = {"InstanceId": found["InstanceId"], "Groups": groups}
+                site.call("ec2", "ModifyInstanceAttribute", params)
+            self._start(site, found, grow_types(ctx, tier, instance))
         return visible(self.observe, ctx, given)
 
     @staticmethod
@@ -201,7 +202,7 @@ class Grow(Action[TierInput, GrowOutput]):
             )
         return Done(GrowOutput(tier=tier.name, group=key, capacity=found.serving))
 
-    def undo(self, given: TierInput, output: GrowOutput) -> Call | None:
+    def undo(self, given: TierInput, output: GrowOutput | None) -> Call | None:
         return Call("standby.retreat", {"tier": given.tier, "site": "target"})
 
 
@@ -221,7 +222,10 @@ class RetreatOutput(Model):
 
 
 class Retreat(Action[RetreatInput, RetreatOutput]):
-    """Take a promotion back: stop the tier's instances, its group to 0. Nothing is deleted."""
+    """Take a promotion back: stop the tier's instances, its group to 0. Nothing is deleted.
+
+    The standby is ready again only after `standby.stand_by`, the last step of the way back.
+    """
 
     name = "standby.retreat"
     summary = "take a promotion back: the tier stops and its group goes to 0"
@@ -244,13 +248,9 @@ class Retreat(Action[RetreatInput, RetreatOutput]):
             if group is not None and (group.minimum, group.desired) != (0, 0):
                 set_numbers(site, group.name, Numbers(minimum=0, maximum=group.maximum, desired=0))
         else:
-            states = ("pending", "running")
-            up = [
-                item["InstanceId"]
-                for item in self._instances(ctx, site, tier)
-                if item["State"]["Name"] in states
-            ]
-            stop_instances(site, up)
+            # A pending one can't be stopped (IncorrectInstanceState); it is, once it runs.
+            found = self._instances(ctx, site, tier)
+            stop_instances(site, [item["InstanceId"] for item in found if item["State"]["Name"] == "running"])
         return visible(self.observe, ctx, given)
 
     @staticmethod
@@ -272,24 +272,9 @@ class Retreat(Action[RetreatInput, RetreatOutput]):
             for instance in self._instances(ctx, site, tier):
                 state = instance["State"]["Name"]
                 if state == "running":
-                    return Unseen(True, f"{instance['InstanceId']} is running")
+                    text = f"{instance['InstanceId']} is running and must be stopped"
+                    raise StepFailed(FailureClass.TRANSIENT, text)
                 if state != "stopped":
                     return Waiting({}, after_s=3.0, note=f"{instance['InstanceId']} is {state}")
                 ids.append(instance["InstanceId"])
-        return Done(
-            RetreatOutput(tier=tier.name, site=name, instances=tuple(ids)), self._moves(ctx, tier, name)
-        )
-
-    @staticmethod
-    def _moves(ctx: Context, tier: Tier, name: str) -> tuple[Move, ...]:
-        """Lead the standby back to `ready`; one that was verified is demoted, since the old side is to be
-        active.
-        """
-        key, state = f"{tier.name}@{name}", ctx.standby(tier.name, name).state
-        demoted = Move("standby", key, "demoted", {"observed": True})
-        by_state = {
-            "promoting": (Move("standby", key, "roll back"),),
-            "active": (Move("standby", key, "demote", {"superseded": True}), demoted),
-            "demoting": (demoted,),
-        }
-        return by_state.get(state, ())
+        return Done(RetreatOutput(tier=tier.name, site=name, instances=tuple(ids)))

@@ -102,7 +102,7 @@ class Request(Action[Nothing, PointOutput]):
         )
         return Done(PointOutput(point=ctx.point_id, source=ctx.source, site=ctx.target), moves)
 
-    def undo(self, given: Nothing, output: PointOutput) -> Call | None:
+    def undo(self, given: Nothing, output: PointOutput | None) -> Call | None:
         return Call("point.close", {})
 
 

@@ -41,7 +41,21 @@ from drpilot.domain.ports import (
     Waiting,
 )
 
-__all__ = ["Attach", "Detach", "Restore", "Shed"]
+__all__ = [
+    "STOOD_AT",
+    "Attach",
+    "Detach",
+    "Restore",
+    "Shed",
+    "TierInput",
+    "VolumesOutput",
+    "at_rest",
+    "restored_here",
+    "standbys",
+]
+
+STOOD_AT = "drpilot:stood-at"
+"""Tag of a volume that was taken off: run, instance, device and DeleteOnTermination, so that it can come back."""
 
 _GONE = ("deleting", "deleted", "error")
 _RECORDED = ("fenced", "partial", "unverified")
@@ -53,7 +67,7 @@ def _replicas(ctx: Context, tier: Tier, point: str) -> dict[str, Replica]:
     return {item.member: item for item in found if item.kind == "snapshot" and item.tier == tier.name}
 
 
-def _standbys(ctx: Context, tier: Tier) -> dict[str, Json]:
+def standbys(ctx: Context, tier: Tier) -> dict[str, Json]:
     """The tier's instances on the target by member key; StepFailed (not found) where one is missing."""
     site = ctx.site("target")
     found = {}
@@ -63,6 +77,14 @@ def _standbys(ctx: Context, tier: Tier) -> dict[str, Json]:
             raise StepFailed(FailureClass.NOT_FOUND, f"there is no standby of {instance.key} on {ctx.target}")
         found[instance.key] = there
     return found
+
+
+def at_rest(instance: Json) -> None:
+    """StepFailed (conflict) unless the instance is stopped: volumes can only be exchanged then."""
+    state = instance["State"]["Name"]
+    if state != "stopped":
+        text = f"{instance['InstanceId']} is {state}; its volumes can only be exchanged while it is stopped"
+        raise StepFailed(FailureClass.CONFLICT, text)
 
 
 def _device(replica: Replica, instance: Json) -> str:
@@ -79,7 +101,7 @@ def _attached(instance: Json) -> dict[str, Json]:
     }
 
 
-def _restored(ctx: Context, tier: Tier) -> dict[str, Json]:
+def restored_here(ctx: Context, tier: Tier) -> dict[str, Json]:
     """The volumes this run restored for the tier, by volume key."""
     filters = [{"Name": "tag:drpilot:run", "Values": [ctx.tags()["drpilot:run"]]}]
     found = volumes(ctx.site("target"), [*filters, *tagged(tier=tier.name, restored="")])
@@ -131,10 +153,11 @@ class Restore(Action[RestoreInput, VolumesOutput]):
         self._recorded(ctx)
         if tier.scaling_group is not None:
             image = self._image(ctx, tier, given.point)
+            scaling.mappable(ctx, tier, image)
             scaling.build_template(ctx, tier, image)
             scaling.build_group(ctx, tier, image)
             return visible(self.observe, ctx, given)
-        standing, made = _standbys(ctx, tier), self._made(ctx)
+        standing, made = standbys(ctx, tier), self._made(ctx)
         for key, replica in _replicas(ctx, tier, given.point).items():
             instance = standing.get(str(replica.facts["instance"]))
             if key in made or instance is None:
@@ -196,8 +219,8 @@ class Restore(Action[RestoreInput, VolumesOutput]):
         )
         return Done(VolumesOutput(tier=tier.name, volumes=ids), (move,))
 
-    def undo(self, given: RestoreInput, output: VolumesOutput) -> Call | None:
-        return Call("standby.retreat", {"tier": given.tier, "site": "target"})
+    def undo(self, given: RestoreInput, output: VolumesOutput | None) -> Call | None:
+        return Call("standby.stand_by", {"tier": given.tier})
 
 
 class TierInput(Model):
@@ -223,16 +246,15 @@ class Detach(Action[TierInput, VolumesOutput]):
 
     def start(self, ctx: Context, given: TierInput) -> Answer[VolumesOutput]:
         tier, site = tier_of(ctx, given.tier), ctx.site("target")
-        for id_, old in self._old(ctx, tier).items():
-            state = old["State"]["Name"]
-            if state != "stopped":
-                text = (
-                    f"{old['InstanceId']} is {state}; its volumes can only be exchanged while it is stopped"
-                )
-                raise StepFailed(FailureClass.CONFLICT, text)
+        in_the_way = self._old(ctx, tier)
+        for old in in_the_way.values():
+            at_rest(old)
+        for id_, old in in_the_way.items():
+            place = f"{ctx.run} {old['InstanceId']} {old['Device']} {str(old['DeleteOnTermination']).lower()}"
             marks = [
                 {"Key": "drpilot:group", "Value": ctx.group.name},
                 {"Key": "drpilot:superseded", "Value": ctx.name},
+                {"Key": STOOD_AT, "Value": place},
             ]
             site.call("ec2", "CreateTags", {"Resources": [id_], "Tags": marks})
             if old["Status"] == "attached":
@@ -242,13 +264,13 @@ class Detach(Action[TierInput, VolumesOutput]):
     @staticmethod
     def _old(ctx: Context, tier: Tier) -> dict[str, Json]:
         """Volumes in the way: volume id → where it is attached, with the instance's state."""
-        restored = _restored(ctx, tier)
+        restored = restored_here(ctx, tier)
         ours = {item["VolumeId"] for item in restored.values()}
         replicas = (
             _replicas(ctx, tier, tags_of(next(iter(restored.values())))["drpilot:point"]) if restored else {}
         )
         found: dict[str, Json] = {}
-        for key, instance in _standbys(ctx, tier).items():
+        for key, instance in standbys(ctx, tier).items():
             devices = {_device(item, instance) for item in replicas.values() if item.facts["instance"] == key}
             for device, ebs in _attached(instance).items():
                 if device in devices and ebs["VolumeId"] not in ours:
@@ -256,6 +278,8 @@ class Detach(Action[TierInput, VolumesOutput]):
                         "InstanceId": instance["InstanceId"],
                         "State": instance["State"],
                         "Status": ebs["Status"],
+                        "Device": device,
+                        "DeleteOnTermination": bool(ebs.get("DeleteOnTermination")),
                     }
         return found
 
@@ -269,6 +293,9 @@ class Detach(Action[TierInput, VolumesOutput]):
         filters = [{"Name": "tag:drpilot:superseded", "Values": [ctx.name]}, *tagged(group=ctx.group.name)]
         gone = volumes(ctx.site("target"), filters)
         return Done(VolumesOutput(tier=tier.name, volumes={item["VolumeId"]: item["State"] for item in gone}))
+
+    def undo(self, given: TierInput, output: VolumesOutput | None) -> Call | None:
+        return Call("standby.reload", {"tier": given.tier})
 
 
 class Shed(Action[TierInput, VolumesOutput]):
@@ -299,7 +326,7 @@ class Shed(Action[TierInput, VolumesOutput]):
 
     @staticmethod
     def _surplus(ctx: Context, tier: Tier) -> list[Json]:
-        standing = {item["InstanceId"]: item for item in _standbys(ctx, tier).values()}
+        standing = {item["InstanceId"]: item for item in standbys(ctx, tier).values()}
         if not standing:
             return []
         filters: list[Json] = [{"Name": "attachment.instance-id", "Values": sorted(standing)}]
@@ -340,7 +367,7 @@ class Attach(Action[TierInput, VolumesOutput]):
 
     def start(self, ctx: Context, given: TierInput) -> Answer[VolumesOutput]:
         tier, site = tier_of(ctx, given.tier), ctx.site("target")
-        restored, standing = self._restored(ctx, tier), _standbys(ctx, tier)
+        restored, standing = self._restored(ctx, tier), standbys(ctx, tier)
         kept: dict[str, list[Json]] = {}
         for key, replica in self._point(ctx, tier, restored).items():
             instance, volume = standing[str(replica.facts["instance"])], restored[key]
@@ -362,7 +389,7 @@ class Attach(Action[TierInput, VolumesOutput]):
 
     @staticmethod
     def _restored(ctx: Context, tier: Tier) -> dict[str, Json]:
-        restored = _restored(ctx, tier)
+        restored = restored_here(ctx, tier)
         if not restored and tier.instances:
             raise StepFailed(
                 FailureClass.PRECONDITION, f"no volume of tier {tier.name} was restored in this run"
@@ -379,7 +406,7 @@ class Attach(Action[TierInput, VolumesOutput]):
 
     def observe(self, ctx: Context, given: TierInput) -> Answer[VolumesOutput]:
         tier = tier_of(ctx, given.tier)
-        restored, standing = self._restored(ctx, tier), _standbys(ctx, tier)
+        restored, standing = self._restored(ctx, tier), standbys(ctx, tier)
         ids: dict[str, str] = {}
         for key, replica in self._point(ctx, tier, restored).items():
             instance, volume = standing[str(replica.facts["instance"])], restored[key]
@@ -393,5 +420,5 @@ class Attach(Action[TierInput, VolumesOutput]):
             ids[key] = volume["VolumeId"]
         return Done(VolumesOutput(tier=tier.name, volumes=ids))
 
-    def undo(self, given: TierInput, output: VolumesOutput) -> Call | None:
-        return Call("standby.fit", {"tier": given.tier, "site": "target"})
+    def undo(self, given: TierInput, output: VolumesOutput | None) -> Call | None:
+        return Call("standby.unload", {"tier": given.tier})

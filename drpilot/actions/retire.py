@@ -157,11 +157,13 @@ class Machines(Action[Nothing, RetiredOutput]):
 
     def start(self, ctx: Context, given: Nothing) -> Answer[RetiredOutput]:
         site = ctx.site("target")
-        for instance in instances(site, _made(ctx, standby="")):
-            id_ = instance["InstanceId"]
+        found = instances(site, _made(ctx, standby=""))
+        for instance in found:
             if instance["State"]["Name"] not in ("stopped", "stopping"):
-                text = f"{id_} is {instance['State']['Name']}: only a standby at rest is removed"
+                text = f"{instance['InstanceId']} is {instance['State']['Name']}: only a standby at rest is removed"
                 raise StepFailed(FailureClass.CONFLICT, text)
+        for instance in found:
+            id_ = instance["InstanceId"]
             params: Json = {"InstanceId": id_, "DisableApiTermination": {"Value": False}}
             site.call("ec2", "ModifyInstanceAttribute", params)
             _quietly(site, "ec2", "TerminateInstances", {"InstanceIds": [id_]})

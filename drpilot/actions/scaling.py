@@ -25,7 +25,14 @@ from drpilot.domain.group import LoadBalancer, ScalingGroup, Tier
 from drpilot.domain.plain import Json
 from drpilot.domain.ports import CloudError, Context, FailureClass, Site, StepFailed
 
-__all__ = ["build_balancer", "build_group", "build_template", "facts_of", "template_version"]
+__all__ = [
+    "build_balancer",
+    "build_group",
+    "build_template",
+    "facts_of",
+    "mappable",
+    "template_version",
+]
 
 _HEALTH = (
     "HealthCheckProtocol",
@@ -192,6 +199,35 @@ def build_template(ctx: Context, tier: Tier, image: str) -> None:
     site.call("ec2", "CreateLaunchTemplateVersion", params, token=ctx.sub(f"version/{name}"))
 
 
+def mappable(ctx: Context, tier: Tier, image: str) -> None:
+    """StepFailed where the map or the target lacks what the tier needs; asked before anything is made."""
+    site, group = ctx.site("target"), scaling_of(tier)
+    _template_data(ctx, site, group, image)
+    front = tier.load_balancer
+    made = ""
+    if front is not None:
+        made = _group_name(front.target_group)
+        if balancer(site, front.key) is None:
+            group_ids(ctx, site, front.security_groups, _vpc(site, _subnets(ctx, front.subnets)))
+    for given in group.target_groups:
+        name = _group_name(given)
+        if name != made and target_group(site, name) is None:
+            text = f"target group {name} is not on {site.name}; the tier needs its `load_balancer`"
+            raise StepFailed(FailureClass.PRECONDITION, text)
+
+
+def _unlisted(site: Site, operation: str, what: str) -> CloudError:
+    """What was made a moment ago is not listed yet: only a later look can tell, with the same token."""
+    return CloudError(
+        FailureClass.TRANSIENT,
+        "NotListedYet",
+        f"{what} is not listed yet",
+        happened="unknown",
+        site=site.name,
+        operation=operation,
+    )
+
+
 def build_group(ctx: Context, tier: Tier, image: str) -> None:
     """Make the Auto Scaling group at 0, or bring its template, size limit and target groups into line.
 
@@ -200,7 +236,7 @@ def build_group(ctx: Context, tier: Tier, image: str) -> None:
     site, group = ctx.site("target"), scaling_of(tier)
     version = template_version(ctx, tier, image)
     if version is None:
-        raise StepFailed(FailureClass.TRANSIENT, f"launch template {_template_name(group)} is not listed yet")
+        raise _unlisted(site, "DescribeLaunchTemplates", f"launch template {_template_name(group)}")
     template: Json = {
         "LaunchTemplateId": version["LaunchTemplateId"],
         "Version": str(version["VersionNumber"]),
@@ -254,11 +290,8 @@ def _target_groups(site: Site, group: ScalingGroup) -> list[str]:
     arns = []
     for given in group.target_groups:
         found = target_group(site, _group_name(given))
-        if found is None:
-            text = (
-                f"target group {_group_name(given)} is not on {site.name}; the tier needs its `load_balancer`"
-            )
-            raise StepFailed(FailureClass.PRECONDITION, text)
+        if found is None:  # `mappable` has seen it, or this step has just made it
+            raise _unlisted(site, "DescribeTargetGroups", f"target group {_group_name(given)}")
         arns.append(found["TargetGroupArn"])
     return arns
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from drpilot.actions.members import tier_of
 from drpilot.actions.retention import behind
-from drpilot.actions.views import first, images, not_found
+from drpilot.actions.views import first, images, not_found, visible
 from drpilot.domain.plain import Json
 from drpilot.domain.ports import (
     Action,

@@ -69,6 +69,25 @@ def _replica_image(ctx: Context, key: str) -> str:
         raise StepFailed(FailureClass.PRECONDITION, text) from None
 
 
+def _not_promoted(ctx: Context, tier: Tier, site: str) -> None:
+    """StepFailed (conflict) where replication meets a standby that a move promotes or has promoted.
+
+    Copies run in a lane of their own, beside moves: what they would bring to rest may be the new writer by now.
+    """
+    state = ctx.standby(tier.name, site).state
+    if ctx.mode == "replicate" and state in ("promoting", "active"):
+        text = f"the standby of {tier.name} on {site} is {state}: a move has it, replication leaves it alone"
+        raise StepFailed(FailureClass.CONFLICT, text, data={"standby": state})
+
+
+def _standing(ctx: Context, site: Site, tier: Tier, key: str) -> Json:
+    """The standby that is member `key`; StepFailed (not found) where there is none."""
+    found = member(ctx, site, tier, key)
+    if found is None:
+        raise StepFailed(FailureClass.NOT_FOUND, f"standby {key} is not on {site.name}")
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class _Place:
     """Where and as what a member stands on the target."""
@@ -116,18 +135,22 @@ class Build(Action[TierInput, StandbyOutput]):
 
     def start(self, ctx: Context, given: TierInput) -> Answer[StandbyOutput]:
         tier = tier_of(ctx, given.tier)
-        if tier.scaling_group is not None:
-            image = _replica_image(ctx, tier.scaling_group.key)
-            scaling.build_balancer(ctx, tier)
-            scaling.build_template(ctx, tier, image)
-            scaling.build_group(ctx, tier, image)
+        _not_promoted(ctx, tier, ctx.target)
         site = ctx.site("target")
-        for instance in tier.instances:
+        launches: dict[str, Json] = {}
+        for instance in tier.instances:  # every look comes before the first change
             if member(ctx, site, tier, instance.key) is None:
                 network = subnet_of(site, subnet(ctx, instance.subnet))
                 place = _Place(_replica_image(ctx, instance.key), rest_type(ctx, tier, instance), network)
-                params = self._launch(ctx, tier, instance, place)
-                site.call("ec2", "RunInstances", params, token=ctx.sub(instance.key))
+                launches[instance.key] = self._launch(ctx, tier, instance, place)
+        if tier.scaling_group is not None:
+            image = _replica_image(ctx, tier.scaling_group.key)
+            scaling.mappable(ctx, tier, image)
+            scaling.build_balancer(ctx, tier)
+            scaling.build_template(ctx, tier, image)
+            scaling.build_group(ctx, tier, image)
+        for key, params in launches.items():
+            site.call("ec2", "RunInstances", params, token=ctx.sub(key))
         return visible(self.observe, ctx, given)
 
     @staticmethod
@@ -215,10 +238,9 @@ class Rest(Action[TierInput, StandbyOutput]):
 
     def start(self, ctx: Context, given: TierInput) -> Answer[StandbyOutput]:
         tier, site = tier_of(ctx, given.tier), ctx.site("target")
-        standing = [member(ctx, site, tier, instance.key) for instance in tier.instances]
-        up = [
-            item["InstanceId"] for item in standing if item is not None and item["State"]["Name"] == "running"
-        ]
+        _not_promoted(ctx, tier, ctx.target)
+        standing = [_standing(ctx, site, tier, instance.key) for instance in tier.instances]
+        up = [item["InstanceId"] for item in standing if item["State"]["Name"] == "running"]
         if up:
             site.call("ec2", "StopInstances", {"InstanceIds": up})
         return visible(self.observe, ctx, given)
@@ -227,9 +249,7 @@ class Rest(Action[TierInput, StandbyOutput]):
         tier, site = tier_of(ctx, given.tier), ctx.site("target")
         ids: dict[str, str] = {}
         for instance in tier.instances:
-            found = member(ctx, site, tier, instance.key)
-            if found is None:
-                raise StepFailed(FailureClass.NOT_FOUND, f"standby {instance.key} is not on {ctx.target}")
+            found = _standing(ctx, site, tier, instance.key)
             state = found["State"]["Name"]
             if state == "running":
                 return Unseen(True, f"{found['InstanceId']} is running")
@@ -270,16 +290,18 @@ class Fit(Action[FitInput, StandbyOutput]):
 
     def start(self, ctx: Context, given: FitInput) -> Answer[StandbyOutput]:
         tier, site = tier_of(ctx, given.tier), ctx.site(given.site)
-        for instance in tier.instances:
-            found = member(ctx, site, tier, instance.key)
-            if found is None or found["State"]["Name"] != "stopped":
-                continue
+        _not_promoted(ctx, tier, site_name(ctx, given.site))
+        stopped = [  # every look comes before the first change
+            (found, group_ids(ctx, site, instance.security_groups, found["VpcId"]), instance)
+            for instance in tier.instances
+            if (found := _standing(ctx, site, tier, instance.key))["State"]["Name"] == "stopped"
+        ]
+        for found, groups, instance in stopped:
             id_ = found["InstanceId"]
             wanted = rest_type(ctx, tier, instance)
             if found["InstanceType"] != wanted:
                 params: Json = {"InstanceId": id_, "InstanceType": {"Value": wanted}}
                 site.call("ec2", "ModifyInstanceAttribute", params)
-            groups = group_ids(ctx, site, instance.security_groups, found["VpcId"])
             if groups and {item["GroupId"] for item in found.get("SecurityGroups") or []} != set(groups):
                 site.call("ec2", "ModifyInstanceAttribute", {"InstanceId": id_, "Groups": groups})
             self._tag(ctx, site, (tier.name, instance.key), found)
@@ -306,9 +328,7 @@ class Fit(Action[FitInput, StandbyOutput]):
         name = site_name(ctx, given.site)
         ids: dict[str, str] = {}
         for instance in tier.instances:
-            found = member(ctx, site, tier, instance.key)
-            if found is None:
-                raise StepFailed(FailureClass.NOT_FOUND, f"standby {instance.key} is not on {name}")
+            found = _standing(ctx, site, tier, instance.key)
             if found["State"]["Name"] != "stopped":
                 raise StepFailed(FailureClass.CONFLICT, f"{found['InstanceId']} is {found['State']['Name']}")
             if found["InstanceType"] != rest_type(ctx, tier, instance):

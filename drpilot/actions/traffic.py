@@ -6,6 +6,8 @@ the zone's apex can't be a CNAME, so it is an alias; so is one that already is a
 
 from __future__ import annotations
 
+from typing import Any
+
 from drpilot.actions.members import balancer, members, site_name
 from drpilot.actions.views import visible
 from drpilot.domain.group import LoadBalancer, Tier, Traffic
@@ -24,9 +26,13 @@ from drpilot.domain.ports import (
     Site,
     StepFailed,
     Unseen,
+    Waiting,
 )
 
-__all__ = ["Front", "Switch", "front_tier", "record_of", "same_name", "wanted_record"]
+__all__ = ["Front", "Restore", "Switch", "front_tier", "record_of", "same_name", "wanted_record"]
+
+
+_PREVIOUS = "previous"
 
 
 class Front(Model):
@@ -123,11 +129,16 @@ class SwitchInput(Model):
 
 
 class SwitchOutput(Model):
-    """The name and what it points at; empty for a group without a name."""
+    """The name and what it points at; empty for a group without a name.
+
+    `previous` is the record set that stood there before, in Route 53's own words: empty where there was none,
+    None where it is not known because the name pointed there already.
+    """
 
     name: str = ""
     to: str = ""
     points_at: str = ""
+    previous: dict[str, Any] | None = None
 
 
 class Switch(Action[SwitchInput, SwitchOutput]):
@@ -153,13 +164,11 @@ class Switch(Action[SwitchInput, SwitchOutput]):
             site, front = ctx.site(traffic.site), _front(ctx, given.to)
             present = record_of(site, traffic)
             if not _points_at(present, front):
-                change = {
-                    "Action": "UPSERT",
-                    "ResourceRecordSet": wanted_record(site, traffic, front, present),
-                }
-                batch: Json = {"Comment": f"drpilot:{ctx.name}/{ctx.path}", "Changes": [change]}
-                params: Json = {"HostedZoneId": traffic.zone, "ChangeBatch": batch}
-                site.call("route53", "ChangeResourceRecordSets", params)
+                wanted = wanted_record(site, traffic, front, present)
+                ctx.checkpoint({_PREVIOUS: present or {}})  # durable before it is gone
+                _put(ctx, site, traffic, (present, wanted))
+                # What stood there before is known to the next look, not to one of this moment.
+                return Waiting({}, after_s=0.0, note=f"{traffic.name} was set")
         return visible(self.observe, ctx, given)
 
     def observe(self, ctx: Context, given: SwitchInput) -> Answer[SwitchOutput]:
@@ -169,8 +178,100 @@ class Switch(Action[SwitchInput, SwitchOutput]):
         front = _front(ctx, given.to)
         if not _points_at(record_of(ctx.site(traffic.site), traffic), front):
             return Unseen(True, f"{traffic.name} does not point at {to}")
-        return Done(SwitchOutput(name=traffic.name, to=to, points_at=front.dns or ",".join(front.addresses)))
+        previous = (ctx.resume or {}).get(_PREVIOUS)
+        points_at = front.dns or ",".join(front.addresses)
+        return Done(SwitchOutput(name=traffic.name, to=to, points_at=points_at, previous=previous))
 
-    def undo(self, given: SwitchInput, output: SwitchOutput) -> Call | None:
-        back = {"target": "source", "source": "target"}.get(given.to)
-        return Call("traffic.switch", {"to": back}) if back and output.name else None
+    def undo(self, given: SwitchInput, output: SwitchOutput | None) -> Call | None:
+        if output is not None and not output.name:
+            return None
+        previous = output.previous if output is not None else None
+        return Call("traffic.restore", {"switched_to": given.to, "record": previous})
+
+
+class RestoreInput(Model):
+    """The site users were sent to, and the record set to put back.
+
+    `record` is empty where there was none; None where it is not known: then the name is pointed at the other site,
+    if it does point at this one.
+    """
+
+    switched_to: str = "target"
+    record: dict[str, Any] | None = None
+
+
+class Restore(Action[RestoreInput, SwitchOutput]):
+    """Put the record set back that stood before `traffic.switch`; nothing of the old side is asked for it."""
+
+    name = "traffic.restore"
+    summary = "put back the record that stood before the traffic was switched"
+    idempotency = Idempotency.RERUN
+    effect = Effect.CHANGE
+    protects = True
+    permissions = Switch.permissions
+    Input = RestoreInput
+    Output = SwitchOutput
+
+    def start(self, ctx: Context, given: RestoreInput) -> Answer[SwitchOutput]:
+        traffic = ctx.group.traffic
+        if traffic is not None:
+            site = ctx.site(traffic.site)
+            present = record_of(site, traffic)
+            wanted = self._wanted(ctx, given, present)
+            if not _same_record(present, wanted):
+                _put(ctx, site, traffic, (present, wanted or None))
+        return visible(self.observe, ctx, given)
+
+    @staticmethod
+    def _wanted(ctx: Context, given: RestoreInput, present: Json | None) -> Json | None:
+        """The record to put back; `present` itself where the name was never switched."""
+        traffic = ctx.group.traffic
+        if given.record is not None or traffic is None:
+            return given.record
+        if not _points_at(present, _front(ctx, given.switched_to)):
+            return present
+        back = "source" if site_name(ctx, given.switched_to) == ctx.target else "target"
+        return wanted_record(ctx.site(traffic.site), traffic, _front(ctx, back), present)
+
+    def observe(self, ctx: Context, given: RestoreInput) -> Answer[SwitchOutput]:
+        traffic = ctx.group.traffic
+        if traffic is None:
+            return Done(SwitchOutput())
+        present = record_of(ctx.site(traffic.site), traffic)
+        if not _same_record(present, self._wanted(ctx, given, present)):
+            return Unseen(True, f"{traffic.name} is not what it was")
+        return Done(SwitchOutput(name=traffic.name, points_at=", ".join(_values(present))))
+
+
+def _put(ctx: Context, site: Site, traffic: Traffic, records: tuple[Json | None, Json | None]) -> None:
+    """Put the second record in the place of the first, in one batch, which takes effect as a whole.
+
+    A record of another type can't be set over: a CNAME stands alone at its name (RFC 1034, section 3.6.2).
+    """
+    present, wanted = records
+    changes: list[Json] = []
+    if present is not None and (wanted is None or present["Type"] != wanted["Type"]):
+        changes.append({"Action": "DELETE", "ResourceRecordSet": present})
+    if wanted is not None:
+        changes.append({"Action": "UPSERT", "ResourceRecordSet": wanted})
+    if changes:
+        batch: Json = {"Comment": f"drpilot:{ctx.name}/{ctx.path}", "Changes": changes}
+        params: Json = {"HostedZoneId": traffic.zone, "ChangeBatch": batch}
+        site.call("route53", "ChangeResourceRecordSets", params)
+
+
+def _values(record: Json | None) -> list[str]:
+    """What a record says: its values, or the name of its alias target; sorted, without a final dot."""
+    if not record:
+        return []
+    if "AliasTarget" in record:
+        return [str(record["AliasTarget"]["DNSName"]).lower().rstrip(".").removeprefix("dualstack.")]
+    return sorted(str(item["Value"]).rstrip(".") for item in record.get("ResourceRecords") or [])
+
+
+def _same_record(left: Json | None, right: Json | None) -> bool:
+    """Whether two record sets say the same; no record is the same as an empty one."""
+    if not left or not right:
+        return not left and not right
+    same = left["Type"] == right["Type"] and ("AliasTarget" in left) == ("AliasTarget" in right)
+    return same and left.get("TTL") == right.get("TTL") and _values(left) == _values(right)

@@ -86,14 +86,20 @@ class Stop(Action[TierInput, StopOutput]):
         if left:
             return Waiting({}, after_s=3.0, note=f"{len(left)} writers of {tier.name} are ending")
         numbers = Numbers.of(tier.scaling_group) if tier.scaling_group is not None else None
-        ran = tuple(item.id for item in tier.instances if item.state == "running")
-        return Done(StopOutput(tier=tier.name, instances=ran, numbers=numbers))
+        return Done(StopOutput(tier=tier.name, instances=_ran(tier), numbers=numbers))
 
-    def undo(self, given: TierInput, output: StopOutput) -> Call | None:
+    def undo(self, given: TierInput, output: StopOutput | None) -> Call | None:
+        if output is None:  # it failed half way: what ran before is in the group as frozen
+            return Call("writers.start", {"tier": given.tier})
         numbers = output.numbers.model_dump() if output.numbers else None
         return Call(
             "writers.start", {"tier": given.tier, "instances": list(output.instances), "numbers": numbers}
         )
+
+
+def _ran(tier: Tier) -> tuple[str, ...]:
+    """The tier's instances that ran when the group was frozen into the run."""
+    return tuple(item.id for item in tier.instances if item.state == "running")
 
 
 def _up(ctx: Context, site: Site, tier: Tier) -> list[str]:
@@ -105,11 +111,24 @@ def _up(ctx: Context, site: Site, tier: Tier) -> list[str]:
 
 
 class StartInput(Model):
-    """What to start on the source: instances by id, and the group's numbers."""
+    """What to start on the source: instances by id, and the group's numbers.
+
+    Left out, they are those of the tier as frozen into the run.
+    """
 
     tier: str
-    instances: tuple[str, ...] = ()
+    instances: tuple[str, ...] | None = None
     numbers: Numbers | None = None
+
+    def filled(self, ctx: Context) -> tuple[tuple[str, ...], Numbers | None]:
+        """Instances and numbers, with what was left out."""
+        tier = tier_of(ctx, self.tier)
+        ids, numbers = self.instances, self.numbers
+        if ids is None:
+            ids = _ran(tier)
+        if numbers is None and tier.scaling_group is not None:
+            numbers = Numbers.of(tier.scaling_group)
+        return ids, numbers
 
 
 class StartOutput(Model):
@@ -139,40 +158,39 @@ class Start(Action[StartInput, StartOutput]):
 
     def start(self, ctx: Context, given: StartInput) -> Answer[StartOutput]:
         tier, site = tier_of(ctx, given.tier), ctx.site("source")
-        if given.numbers is not None and tier.scaling_group is not None:
+        ids, numbers = given.filled(ctx)
+        states = self._states(ctx, site, tier, ids)
+        if numbers is not None and tier.scaling_group is not None:
             resume(site, tier.scaling_group.key)
-            set_numbers(site, tier.scaling_group.key, given.numbers)
-        states = self._states(ctx, site, tier, given)
-        unfit = [key for key, state in states.items() if state == "stopping"]
-        if unfit:
-            raise StepFailed(FailureClass.TRANSIENT, f"{', '.join(unfit)} are still stopping")
+            set_numbers(site, tier.scaling_group.key, numbers)
         down = [key for key, state in states.items() if state == "stopped"]
         if down:
             site.call("ec2", "StartInstances", {"InstanceIds": down})
         return visible(self.observe, ctx, given)
 
     @staticmethod
-    def _states(ctx: Context, site: Site, tier: Tier, given: StartInput) -> dict[str, str]:
+    def _states(ctx: Context, site: Site, tier: Tier, ids: tuple[str, ...]) -> dict[str, str]:
         listed = {item["InstanceId"]: item["State"]["Name"] for item in members(ctx, site, tier)}
-        missing = [key for key in given.instances if key not in listed]
+        missing = [key for key in ids if key not in listed]
         if missing:
             raise StepFailed(FailureClass.NOT_FOUND, f"{', '.join(missing)} are not on {ctx.source} any more")
-        return {key: listed[key] for key in given.instances}
+        return {key: listed[key] for key in ids}
 
     def observe(self, ctx: Context, given: StartInput) -> Answer[StartOutput]:
         tier, site = tier_of(ctx, given.tier), ctx.site("source")
-        if given.numbers is not None and tier.scaling_group is not None:
+        ids, numbers = given.filled(ctx)
+        if numbers is not None and tier.scaling_group is not None:
             found = group_view(site, tier.scaling_group.key)
-            if found is None or found.desired < given.numbers.desired or found.launch_suspended:
-                return Unseen(True, f"{tier.scaling_group.key} does not want {given.numbers.desired} yet")
-            if found.serving < given.numbers.desired:
-                return Waiting({}, after_s=3.0, note=f"{found.serving} of {given.numbers.desired} in service")
-        for key, state in self._states(ctx, site, tier, given).items():
-            if state in ("stopped", "stopping"):
-                return Unseen(True, f"{key} is {state}")
+            if found is None or found.desired < numbers.desired or found.launch_suspended:
+                return Unseen(True, f"{tier.scaling_group.key} does not want {numbers.desired} yet")
+            if found.serving < numbers.desired:
+                return Waiting({}, after_s=3.0, note=f"{found.serving} of {numbers.desired} in service")
+        for key, state in self._states(ctx, site, tier, ids).items():
+            if state == "stopped":  # its stop had not ended when it was to be started
+                raise StepFailed(FailureClass.TRANSIENT, f"{key} is stopped and must be started")
             if state != "running":
                 return Waiting({}, after_s=3.0, note=f"{key} is {state}")
-        return Done(StartOutput(tier=tier.name, instances=given.instances))
+        return Done(StartOutput(tier=tier.name, instances=ids))
 
 
 class QuietOutput(Model):

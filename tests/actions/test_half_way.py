@@ -16,8 +16,6 @@ from drpilot.runbook.compile import ActionFacts, CompileFacts, compile, shipped
 from drpilot.runbook.expression import resolve, scope_of
 from tests.actions.world import Failed, Run, StepContext, World
 
-KEPT_DATA = "drpilot:superseded"
-
 
 def _claim(world: World) -> Claim | None:
     found, _ = world.begin("failover", "home", "away", "point1").context("x", {}).witness().read("shop")
@@ -29,11 +27,6 @@ def _states(world: World, site: str, name: str = "shop-db") -> list[str]:
     pages = world.sites[site].pages("ec2", "DescribeInstances", {"Filters": filters})
     found = [item for page in pages for group in page["Reservations"] for item in group["Instances"]]
     return [item["State"]["Name"] for item in found if item["State"]["Name"] != "terminated"]
-
-
-def _volumes(world: World, site: str) -> list[dict[str, Any]]:
-    pages = world.sites[site].pages("ec2", "DescribeVolumes", {})
-    return [item for page in pages for item in page["Volumes"]]
 
 
 def _broken_glass(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,7 +51,7 @@ class _Hook:
         return getattr(self._inner, name)
 
 
-# 1. Nothing but a move is ever rolled back.
+# Nothing but a move is ever rolled back.
 
 
 @pytest.mark.parametrize("name", ["reprotect", "replicate", "drill", "fence", "cleanup", "retire"])
@@ -101,7 +94,7 @@ def test_a_reprotect_taken_back_keeps_the_old_side_fenced(world: World) -> None:
     assert _states(world, "home") == ["stopped"]
 
 
-# 2. Replication beside a failover.
+# Replication beside a failover.
 
 
 @pytest.mark.parametrize("action", ["standby.build", "standby.rest", "standby.fit"])
@@ -118,7 +111,7 @@ def test_replication_leaves_a_promoted_database_alone(world: World, action: str)
     assert _states(world, "away") == ["running"]
 
 
-# 3. A fence is only released by a look.
+# A fence is only released by a look.
 
 
 def test_a_fence_is_not_released_on_a_side_that_is_not_seen(world: World) -> None:
@@ -156,7 +149,7 @@ def test_a_side_that_goes_silent_in_the_middle_is_not_called_untouched(world: Wo
     assert seen.output.verdict == "partial"
 
 
-# 4. The epoch.
+# The epoch.
 
 
 def test_a_claim_is_not_left_behind_by_a_look_that_fails(world: World) -> None:
@@ -244,7 +237,7 @@ def test_release_as_the_last_look_reads_the_witness(world: World) -> None:
     assert _claim(world) == Claim("shop", 3, "home")
 
 
-# 5. Traffic.
+# Traffic.
 
 
 def _records(world: World) -> list[dict[str, Any]]:
@@ -303,7 +296,7 @@ def test_a_look_that_fails_after_the_upsert_is_unknown(world: World) -> None:
     assert seen.output.previous
 
 
-# 6. Looks after changes.
+# Looks after changes.
 
 
 def test_a_conflict_seen_after_a_change_is_left_to_the_next_look(world: World) -> None:
@@ -327,7 +320,7 @@ def test_a_conflict_seen_after_a_change_is_left_to_the_next_look(world: World) -
     assert caught.value.happened == "unknown"
 
 
-# 7. An empty listing is no proof.
+# An empty listing is no proof.
 
 
 def _untagged(world: World) -> str:
@@ -374,7 +367,7 @@ def test_an_instance_the_cloud_does_not_know_any_more_can_not_write(world: World
     assert done.output.verdict == "fenced"
 
 
-# 8. The old side is marked as soon as it answers.
+# The old side is marked as soon as it answers.
 
 
 def test_the_fence_run_marks_the_old_side_once_the_move_is_committed(world: World) -> None:
@@ -396,151 +389,3 @@ def test_the_fence_run_marks_the_old_side_once_the_move_is_committed(world: Worl
     reply = world.sites["home"].call("ec2", "DescribeInstances", {"InstanceIds": [database]})
     tags = {item["Key"]: item["Value"] for item in reply["Reservations"][0]["Instances"][0]["Tags"]}
     assert tags["drpilot:invalidated"] == "2"
-
-
-# 9. The standby is whole again.
-
-
-def test_after_a_way_back_the_standby_is_whole_and_nothing_is_left(world: World) -> None:
-    """Failover, back before traffic, replicate: the same machines and volumes as before, the standby ready."""
-    before = {item["VolumeId"] for item in _volumes(world, "away")}
-    inventory = world.inventory("away")
-    run = world.begin("failover", "home", "away", "point1").all(until="tiers/web/healthy")
-    assert {item["VolumeId"] for item in _volumes(world, "away")} > before
-    run.back()
-    after = _volumes(world, "away")
-    assert {item["VolumeId"] for item in after} == before
-    assert {item["State"] for item in after} == {"in-use"}
-    (place,) = after[0]["Attachments"]
-    assert (place["Device"], place["DeleteOnTermination"]) == ("/dev/xvda", True)
-    assert KEPT_DATA not in {tag["Key"] for tag in after[0]["Tags"]}
-    world.begin("replicate", "home", "away").all()
-    grown = world.inventory("away") - inventory
-    assert grown == {"snapshot": 3, "image": 1}
-    assert world.inventory("away")["volume"] == inventory["volume"]
-    assert {row["state"] for row in world.facts.standbys.values()} == {"ready"}
-
-
-@pytest.mark.parametrize("step", ["volumes", "detach", "attach", "grow"])
-def test_a_promotion_that_failed_half_way_is_taken_back(world: World, step: str) -> None:
-    """The step's last call was made and its end never seen: the way back needs no output of it."""
-    inventory = world.inventory("away")
-    steps = ["fence_ok", "volumes", "detach", "attach", "grow"]
-    before = steps[steps.index(step) - 1]
-    until = "fence" if before == "fence_ok" else f"tiers/db/{before}"
-    run = world.begin("failover", "home", "away", "point1").all(until=until)
-    planned = run.plan.step(f"tiers/db/{step}")
-    given = run.given(planned)
-    action = CATALOGUE[str(planned.action)]
-    action.start(run.context(planned.path, given), action.Input.model_validate(given))
-    run.remember(planned, given, None)
-    run.back()
-    assert world.inventory("away") == inventory
-    assert {item["State"] for item in _volumes(world, "away")} == {"in-use"}
-    assert {row["state"] for row in world.facts.standbys.values()} == {"ready"}
-    assert _states(world, "away") == ["stopped"]
-
-
-@pytest.mark.parametrize(
-    ("name", "operation", "first", "then"),
-    [
-        ("standby.unload", "DetachVolume", "attaching", "attached"),
-        ("standby.reload", "AttachVolume", "detaching", "detached"),
-    ],
-)
-def test_a_volume_on_its_way_is_waited_for_and_then_moved(
-    world: World, name: str, operation: str, first: str, then: str
-) -> None:
-    """Found half way, a volume is first let come to rest; then the way back acts, and does not wait for ever."""
-    until = "attach" if name == "standby.unload" else "detach"
-    run = world.begin("failover", "home", "away", "point1").all(until=f"tiers/db/{until}")
-    ctx, action, looks = run.context("x", {}), CATALOGUE[name], []
-    given = action.Input(tier="db")
-    away = ctx.site("away")
-
-    def pages(service: str, asked: str, params: dict[str, Any]) -> Any:
-        for page in away.pages(service, asked, params):
-            if asked == "DescribeVolumes" and len(looks) < 3:
-                looks.append(asked)
-                for volume in page["Volumes"]:
-                    places = volume.get("Attachments") or [{"InstanceId": "i-x", "Device": "x"}]
-                    mine = any(tag["Key"] == "drpilot:run" for tag in volume.get("Tags") or [])
-                    if mine or name == "standby.reload":
-                        volume["State"] = "in-use"
-                        volume["Attachments"] = [{**places[0], "State": first}]
-            yield page
-
-    hooked = _Hook(ctx, site=lambda role: _Hook(away, pages=pages))
-    seen = len(world.mutations("away"))
-    assert isinstance(action.start(hooked, given), Waiting)
-    assert operation not in world.mutations("away")[seen:], "not while it is on its way"
-    while isinstance(answer := _looked(action, hooked, given), Waiting):
-        continue
-    assert isinstance(answer, StepFailed), then
-    assert answer.kind is FailureClass.TRANSIENT
-    run.attempt(name, {"tier": "db"}, ctx)
-    assert operation in world.mutations("away")[seen:]
-
-
-def _looked(action: Any, ctx: Any, given: Any) -> Any:
-    try:
-        return action.observe(ctx, given)
-    except StepFailed as error:
-        return error
-
-
-def test_a_second_failover_after_a_way_back_uses_the_standby(world: World) -> None:
-    """What was taken back can be done again, to the end."""
-    world.begin("failover", "home", "away", "point1").all(until="tiers/db/healthy").back()
-    world.facts.group = "protected"
-    world.begin("failover", "home", "away", "point1").all()
-    assert _states(world, "away") == ["running"]
-    assert world.facts.active == "away"
-
-
-# 10. Undo by what was given alone.
-
-
-@pytest.mark.parametrize(
-    ("name", "given"),
-    [
-        ("writers.stop", {"tier": "db"}),
-        ("fence.apply", {"site": "source"}),
-        ("traffic.switch", {}),
-        ("standby.grow", {"tier": "db"}),
-        ("standby.attach", {"tier": "db"}),
-        ("standby.detach", {"tier": "db"}),
-        ("point.restore", {"tier": "db", "point": "p"}),
-        ("epoch.claim", {}),
-    ],
-)
-def test_a_failed_step_can_be_undone_without_its_output(name: str, given: dict[str, Any]) -> None:
-    """Its way back is a call whose input is complete without anything the step would have answered."""
-    action = CATALOGUE[name]
-    call = action.undo(action.Input(**given), None)
-    assert call is not None
-    CATALOGUE[call.action].Input.model_validate(dict(call.given))
-
-
-@pytest.mark.parametrize("name", ["writers.stop", "fence.apply"])
-def test_what_was_being_stopped_runs_again(world: World, name: str) -> None:
-    """Asked to stop and not yet stopped: the way back waits for the stop, and starts it again, groups included."""
-    run = world.begin("switchover", "home", "away")
-    inputs = [{"site": "source"}] if name == "fence.apply" else [{"tier": "web"}, {"tier": "db"}]
-    action = CATALOGUE[name]
-    for given in inputs:
-        parsed = action.Input(**given)
-        action.start(run.context("stop", given), parsed)
-        call = action.undo(parsed, None)
-        assert call is not None
-        run.undo.append(("stop", call))
-    run.back()
-    assert _states(world, "home") == ["running"]
-    found = world.sites["home"].call("autoscaling", "DescribeAutoScalingGroups", {})["AutoScalingGroups"]
-    wanted = {
-        tier.scaling_group.key: tier.scaling_group.desired
-        for tier in world.group("home").tiers
-        if tier.scaling_group
-    }
-    assert {item["AutoScalingGroupName"]: item["DesiredCapacity"] for item in found} == wanted
-    assert not [item for item in found if item["SuspendedProcesses"]]
