@@ -7,6 +7,7 @@ whatever the busy timeout says.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,6 +50,8 @@ class Database:
         if self.sqlite and parsed.database and parsed.database != ":memory:":
             try:
                 Path(parsed.database).expanduser().parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+                # The journal holds launch data of the machines: nobody else on this host is to read it.
+                os.close(os.open(parsed.database, os.O_CREAT | os.O_RDWR, 0o600))
             except OSError as error:
                 raise DrpilotError("journal-unreadable", path=self.shown, what=str(error)) from error
         with self.refusals():

@@ -63,6 +63,13 @@ def test_the_migrated_database_has_the_tables_of_the_code(tmp_path: Path) -> Non
         assert connection.exec_driver_sql("PRAGMA foreign_keys").scalar() == 1
 
 
+def test_only_its_owner_reads_a_journal(tmp_path: Path) -> None:
+    """It holds what machines are launched with; the log beside it has the same mode."""
+    Bench(tmp_path)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.glob("journal.db*")}
+    assert set(modes.values()) == {0o600}, modes
+
+
 def test_a_journal_of_a_newer_program_is_refused(tmp_path: Path) -> None:
     """An older program must not write a newer journal; nothing is changed."""
     path = tmp_path / "journal.db"
