@@ -41,10 +41,12 @@ def permission(service: str, operation: str) -> str:
 def policies() -> dict[str, dict[str, object]]:
     """The two policies by the name of their block in the page."""
     named = permissions(CATALOGUE)
-    sites = sorted({*_LOOKS, *(each for each in named if each.split(":")[0] not in _THIRD)} - {"iam:PassRole"})
+    sites = sorted(
+        {*_LOOKS, *(each for each in named if each.split(":")[0] not in _THIRD)} - {"iam:PassRole"}
+    )
     names = sorted({*_THIRD_LOOKS, *(each for each in named if each.startswith("route53:"))})
     objects = [each for each in named if each.startswith("s3:")]
-    passing = {
+    passing: dict[str, object] = {
         "Effect": "Allow",
         "Action": "iam:PassRole",
         "Resource": "arn:aws:iam::ACCOUNT:role/YOUR-INSTANCE-ROLES",
@@ -77,10 +79,10 @@ def allowed(names: Iterable[str]) -> set[str]:
 def with_policies(text: str) -> str:
     """The page with the policies of today in their blocks, each below a comment that names it."""
     for name, policy in policies().items():
-        block = f"<!-- {name} -->\n```json\n{_written(policy)}\n```"
-        text, count = re.subn(rf"<!-- {name} -->\n```json\n.*?\n```", lambda _: block, text, flags=re.DOTALL)
-        if count != 1:
-            raise ValueError(f"{PAGE.name} has {count} blocks for {name}")
+        old = re.findall(rf"<!-- {name} -->\n```json\n.*?\n```", text, flags=re.DOTALL)
+        if len(old) != 1:
+            raise ValueError(f"{PAGE.name} has {len(old)} blocks for {name}")
+        text = text.replace(old[0], f"<!-- {name} -->\n```json\n{_written(policy)}\n```")
     return text
 
 

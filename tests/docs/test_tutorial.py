@@ -45,7 +45,9 @@ def test_a_page_shows_what_happens(page: Path, lab: Lab, monkeypatch: pytest.Mon
         shown = list(each.output)
         happened = followed(lab.type(each.command), elide=each.elides)
         if plain(happened) != plain(shown):
-            difference = "\n".join(difflib.unified_diff(shown, list(happened), "page", "now", lineterm="", n=1))
+            difference = "\n".join(
+                difflib.unified_diff(shown, list(happened), "page", "now", lineterm="", n=1)
+            )
             pytest.fail(f"{page.name}:{each.line}: $ {each.command}\n{difference}\n{AGAIN}", pytrace=False)
     denied = {(role, action) for role, action in called if action not in allowed([role])}
     assert called

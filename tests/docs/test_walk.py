@@ -42,7 +42,10 @@ def test_a_page_is_rewritten_in_place() -> None:
     [
         ("shop  11:52:49  5s/15m  RTO ~5.7s (p75 of 3)", "shop  …         …/15m  RTO ~… (p75 of 3)"),
         ("moved 1h4s ago; free in 59m", "moved … ago; free in …"),
-        ("looked: away 1m13s ago, home 2m ago", "looked: away … ago, home … ago"),
+        ("looked: away 1m13s ago · serve: not running", "looked: … · serve: not running"),
+        ("free in 1h", "free in …"),
+        ("RTO unknown  RPO ≤ 4.2s", "RTO unknown  RPO …"),
+        ("no answer since 2m, looked 4m ago", "no answer since …, looked … ago"),
         ("at http://127.0.0.1:30466/", "at http://127.0.0.1:…/"),
         ("i-03a1ceb7c61ae0847 and 01m81hm41hwfhgycx58v", "i-… and 01…"),
         ("41 steps, plan 8d02b7", "41 steps, plan …"),

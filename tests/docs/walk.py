@@ -24,25 +24,26 @@ ELIDED = "       ⋮"
 _PROMPT = "$ drpilot "
 _STEP = re.compile(r"^ +(\d+)/\d+ (\S) ")
 _LONG = 5  # more steps than this in a row are shortened where the page has a ⋮
-_DURATION = r"(?:\d+[dhm])*\d+(?:\.\d+)?m?s\b"
+_DURATION = r"(?:≤ )?(?:\d+[dhm])*\d+(?:\.\d+)?m?s\b"
 # What differs between two walks; the named part `keep` stays. A duration of whole minutes is one of the group file's,
 # except those a lab's clock may stand at by chance: the first minutes of an age, and what is left of an hour.
 _VOLATILE = tuple(
     re.compile(pattern)
     for pattern in (
+        r"(?P<keep>\blooked: ).*(?= · serve)",
         r"(?P<keep>127\.0\.0\.1:)\d+",
         r"(?P<keep>\blb-)127-\d+-\d+-\d+",
         r"\b\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\dZ?",
         r"\b\d\d:\d\d:\d\d\b",
         rf"(?<![\w.]){_DURATION}",
-        r"(?<![\w.])(?:[1-9]|59)m(?![\w ]*cut)\b(?!\d)",
+        r"(?<![\w.])(?:[1-9]|59)m\b",
+        r"(?P<keep>\bfree in )\S+",
         r"(?P<keep>\b(?:i|vol|snap|ami|sg|subnet)-)[0-9a-f]{17}\b",
         r"(?P<keep>\bapp/[\w-]+/)[0-9a-f]{16}\b",
         r"(?P<keep>\b01)[0-9a-z]{18}\b",
         r"(?P<keep>\bplan )[0-9a-f]{6}\b",
         r"(?P<keep>\bhead )[0-9a-f]{16}\b",
         r"\b\d+(?= events\b)",
-        r"(?P<keep>\bsince )(?:yesterday|Mon|Tue|Wed|Thu|Fri|Sat|Sun)\b",
     )
 )
 
