@@ -35,100 +35,102 @@ class Row:
     hint: str
 
 
-def _rows() -> dict[str, Row]:
-    rows = [
-        # 10xx usage
-        Row("DRP-1001", "usage", 2, "{what}", "The command line can't be understood as it stands.", "{hint}"),
-        # 20xx configuration files
-        Row("DRP-2001", "document", 6, "{file}: {count} things to mend", "A YAML file is not valid; each finding names file:line:column.", "mend the lines named above, then run the command again"),
-        Row("DRP-2002", "yaml-syntax", 6, "{what}", "The text is not YAML in the strict form drpilot reads: one document, no duplicate keys, no anchors, true/false only.", "see docs/reference/files.md"),
-        Row("DRP-2003", "unknown-key", 6, "unknown key {key!r}", "drpilot refuses keys it does not know, because a misspelt key would silently do nothing in a disaster.", "known here: {known}"),
-        Row("DRP-2004", "missing-key", 6, "key {key!r} is missing", "A key that has no default was left out.", "add it; see docs/reference/files.md"),
-        Row("DRP-2005", "wrong-value", 6, "{what}", "A value has the wrong type or lies outside what is allowed.", "{hint}"),
-        Row("DRP-2006", "no-configuration", 6, "there is no drpilot.yaml in {home}", "No site was added yet, or DRPILOT_HOME points elsewhere.", "drpilot site add NAME --profile PROFILE --region REGION, or use --lab"),
-        Row("DRP-2007", "unknown-site", 6, "site {site!r} is not in drpilot.yaml", "A group file or a command names a site that was never added.", "drpilot site list; drpilot site add {site} …"),
-        Row("DRP-2008", "mapping-not-one-to-one", 6, "map.{kind}: {what}", "The mapping is read from right to left on the way back, so two left sides can't share a right side.", "give each side its own partner"),
-        Row("DRP-2009", "unmapped", 6, "{what} has no partner on {site}", "Each member needs a zone, subnet, type, key pair and security groups on the other site.", "add it under map.{kind} in the group file"),
-        Row("DRP-2010", "runbook", 6, "{what}", "A runbook can't be compiled for this group.", "{hint}"),
-        Row("DRP-2011", "no-members", 6, "tier {tier!r} selects nothing on {site}", "A tier's selector found no instance, scaling group or load balancer.", "check the tag or the name; what runs there: drpilot group new NAME --from {site} --to SITE"),
-        Row("DRP-2012", "site-exists", 6, "site {site!r} is in drpilot.yaml with other settings", "A site's settings are not replaced silently: a group may depend on them.", "edit its line under `sites` by hand, or choose another name"),
-        Row("DRP-2013", "site-not-written", 6, "drpilot.yaml is laid out so that site {site!r} can't be added to it", "The file was left as it is, because the new text would not have meant the same.", "add under `sites`:  {line}"),
-        # 21xx findings of check and protect
-        Row("DRP-2101", "unprotected-resource", 3, "{what} belongs to no tier", "A running resource carries the group's tags but no tier protects it.", "add a tier for it, or take the tag away"),
-        Row("DRP-2102", "carried-with-loss", 3, "{what}", "A property of a machine can't be carried to the other site as it is.", "{hint}"),
-        Row("DRP-2103", "key-unusable", 3, "KMS key {key} on {site} can't be used: {state}", "Encrypted snapshots are copied under a key of the target; a missing or disabled key would stop the copy.", "enable the key on {site} or map another under map.kms_keys"),
-        Row("DRP-2104", "never-drilled", 3, "never drilled: RTO unknown", "Only a drill measures how long a failover takes.", "drpilot drill {group}"),
-        Row("DRP-2105", "rpo-missed", 3, "the newest point is {age} old, the objective is {rpo}", "Replication is late.", "drpilot replicate {group}"),
-        Row("DRP-2106", "standby-missing", 3, "standby of tier {tier} is {state}", "The minimal standby is not ready on the other site.", "drpilot replicate {group}"),
-        Row("DRP-2107", "site-silent", 3, "{site} does not answer: {why}", "A live look at the site failed.", "drpilot site check {site}"),
-        Row("DRP-2108", "orphan", 3, "{kind} {id} on {site} carries our tags but nothing owns it", "A resource was left behind; nothing in the journal accounts for it.", "look at it; when it is of no use: delete it by hand"),
-        Row("DRP-2109", "quota-short", 3, "quota {quota} on {site}: {have} of {limit} used, {need} needed", "The failover would need more than the account may have.", "ask the cloud for a higher quota on {site}"),
-        Row("DRP-2110", "drift", 3, "{what}", "What runs differs from what is protected.", "drpilot replicate {group}"),
-        Row("DRP-2111", "journal-at-home", 3, "the journal lies on this host only", "With SQLite the journal can't be reached from another machine; keep the controller at the secondary site.", "run drpilot at the secondary site, or use a PostgreSQL journal"),
-        Row("DRP-2112", "witness-wrong", 3, "{what}", "The witness and the journal differ on who is active.", "drpilot status {group}; settle it before any move"),
-        Row("DRP-2113", "clock-skew", 3, "clock of this host and of {site} differ by {skew}", "Signatures are refused beyond 15 minutes of difference, and loss estimates are off.", "set the clock (NTP)"),
-        Row("DRP-2114", "permission-missing", 3, "{action} is not allowed on {site}", "A DryRun of the action was refused.", "allow it in the policy of the role drpilot uses"),
-        # 30xx credentials
-        Row("DRP-3001", "credentials", 7, "{site} refuses the credentials", "The key is unknown, the secret is wrong or expired.", "check the profile or the reference in drpilot.yaml, then: drpilot site check {site}"),
-        Row("DRP-3002", "no-credentials", 7, "no credentials for {site}: {what}", "The profile, variable, file or command that drpilot.yaml names gives none. AWS_* variables are not used for a named site.", "mend the reference under sites.{site}"),
-        Row("DRP-3003", "wrong-account", 7, "{site} answers as account {found}, drpilot.yaml says {wanted}", "The account of a site is pinned, so that a wrong profile can't fail over the wrong world.", "use the right profile, or change sites.{site}.account after thinking"),
-        Row("DRP-3004", "denied", 7, "{site} denies {action}", "The identity lacks a permission.", "allow {action} on {site}, then resume"),
-        # 31xx reachability
-        Row("DRP-3101", "unreachable", 8, "{site} can't be reached at {endpoint}", "The endpoint refuses, hangs or can't be resolved.", "drpilot site check {site}; if the site is lost: drpilot failover GROUP --reason \"…\""),
-        Row("DRP-3102", "witness-unreachable", 8, "the witness can't be reached", "Without the witness nobody can be sure which side is active.", "mend the witness, or override with --break-glass \"why\""),
-        # 40xx refusals
-        Row("DRP-4001", "lane-busy", 5, "{run} holds lane {lane} of {group} since {since}, begun by {by}", "One live run a group and lane: two moves at once could make both sides active.", "drpilot run show {run}; to go on with it: drpilot run resume {run}"),
-        Row("DRP-4002", "consent-missing", 5, "{verb} {group} needs consent", "A move is consented to by typed facts, never by a yes.", "{hint}"),
-        Row("DRP-4003", "loss-not-accepted", 5, "{verb} {group} loses up to {loss}, accepted were {accepted}", "The accepted loss is lower than what the proposal foretells.", "--accept-data-loss {loss}, or choose another point"),
-        Row("DRP-4004", "locked", 5, "{group} is locked by {by}: {why}", "A person stopped all moves of this group.", "drpilot group unlock {group}"),
-        Row("DRP-4005", "cooldown", 5, "{group} moved {age} ago; the next move is free in {left}", "A pause after each move keeps two sides from flapping.", "drpilot group acknowledge {group} --reason \"…\""),
-        Row("DRP-4006", "wrong-state", 5, "{group} is {state}: {verb} is not possible", "The lifecycle of the group allows this verb only from {allowed}.", "{hint}"),
-        Row("DRP-4007", "no-point", 5, "{group} has no usable recovery point", "Nothing complete was replicated yet, or all points are quarantined.", "drpilot replicate {group}; drpilot point list {group}"),
-        Row("DRP-4009", "same-person", 5, "{person} already approved {run}", "A second approval needs a second person.", "ask one of: {others}"),
-        Row("DRP-4010", "not-allowed", 5, "{person} may not {what}", "drpilot.yaml gives this operator no such right.", "ask one of: {others}"),
-        Row("DRP-4011", "rollback-refused", 5, "{group} can't be rolled back: {what}", "Rolling back is only safe while the old side is intact and fenced.", "{hint}"),
-        Row("DRP-4013", "transition-refused", 5, "{family} {key}: {event} is not allowed from {state}", "The lifecycle table has no such transition, or its guard does not hold.", "drpilot explain {state}"),
-        Row("DRP-4014", "switchover-needs-both", 5, "{site} does not answer: a switchover needs both sites", "A planned move copies the last writes, so the source must be alive.", "if {site} is lost: drpilot failover {group} --reason \"…\""),
-        Row("DRP-4015", "fence-open", 5, "{site} is not fenced: {what}", "The old side may still write.", "drpilot fence {group}"),
-        Row("DRP-4016", "nothing-to-answer", 5, "{run} has no open question", "No gate of this run waits for a person.", "drpilot run show {run}"),
-        Row("DRP-4017", "skip-refused", 5, "step {step} can't be skipped", "Fence, promotion and epoch steps protect the data; they are never skipped.", "retry it: drpilot run retry {run} {step}"),
-        Row("DRP-4020", "drill-not-fresh", 5, "{group} is not fresh enough for a drill: {what}", "A drill of a stale point says nothing about tonight.", "drpilot replicate {group}"),
-        Row("DRP-4021", "reason-missing", 5, "{verb} {group} needs a reason", "The reason is part of the evidence.", "--reason \"what happened, ticket\""),
-        # 50xx runs
-        Row("DRP-5001", "run-failed", 1, "{run} failed at step {step}", "A step failed and its policy is to stop the run.", "drpilot run show {run}"),
-        Row("DRP-5002", "run-paused", 4, "{run} is paused at step {step}: {what}", "In a disaster a person decides what to do about a failed step.", "drpilot run retry {group}  (or: run skip, rollback {group}, run cancel)"),
-        Row("DRP-5003", "run-waiting", 4, "{run} waits for {what}", "A gate waits for a person.", "{hint}"),
-        Row("DRP-5004", "run-unknown", 4, "{run}: the outcome of step {step} can't be told by looking", "Observation could not settle whether a call happened; doing it again blindly could do it twice.", "drpilot run settle {group} --step {step} --happened yes|no --reason \"what you saw\""),
-        Row("DRP-5005", "run-cancelled", 1, "{run} was cancelled", "A person or a failover cancelled the run.", "drpilot run show {run}"),
-        Row("DRP-5006", "clean-failed", 3, "{run} left {count} things behind", "The clean-up could not remove everything it made.", "drpilot run retry {group}; the list: drpilot report show {run}"),
-        Row("DRP-5007", "nobody-drives", 4, "{run} is not finished and nobody drives it", "The process that drove it is gone.", "drpilot run resume {group}"),
-        Row("DRP-5008", "superseded", 4, "{run} was taken over by {by}", "Another controller holds the lease; this one stopped writing at once.", "drpilot run watch {run}"),
-        Row("DRP-5009", "interrupted", 130, "interrupted; {run} stays as it is", "Ctrl-C leaves the run; nothing is rolled back by a signal.", "drpilot run resume {run}"),
-        Row("DRP-5011", "drill-failed", 1, "drill {run} failed: {what}", "A drill that goes red is a drill that worked: the failover would have failed too.", "drpilot report show {run}"),
-        # 60xx journal
-        Row("DRP-6001", "journal-unwritable", 1, "the journal {path} can't be written: {what}", "The disk is full or read-only. What was committed is safe; nothing was begun that the journal does not know.", "make room, then: drpilot run resume GROUP"),
-        Row("DRP-6002", "journal-newer", 6, "the journal {path} was written by a newer drpilot (schema {found}, this one knows {known})", "An older program must not write a newer journal.", "use the newer drpilot"),
-        Row("DRP-6003", "journal-unreadable", 6, "the journal {path} can't be opened: {what}", "The file is no journal, or its place can't be reached.", "check `journal` in drpilot.yaml and DRPILOT_DATABASE_URL"),
-        Row("DRP-6004", "journal-busy", 4, "the journal {path} is busy", "Another process held the write lock for too long.", "try again; drpilot run list"),
-        Row("DRP-6005", "chain-broken", 1, "the event chain of {run} is broken at event {sequence}", "An event was changed or removed after it was written.", "treat this journal as tampered with"),
-        # 65xx not found
-        Row("DRP-6501", "unknown-group", 9, "group {group!r} is not known", "No such group was protected on this journal.", "drpilot group list"),
-        Row("DRP-6502", "unknown-run", 9, "run {run!r} is not known", "A run is named GROUP/NUMBER, or by its group for the newest.", "drpilot run list"),
-        Row("DRP-6503", "unknown-point", 9, "point {point!r} is not known in {group}", "A point is named by its id or a unique beginning of it.", "drpilot point list {group}"),
-        Row("DRP-6504", "unknown-step", 9, "step {step!r} is not in {run}", "A step is named by its path, such as tiers/db/volumes.", "drpilot run show {run}"),
-        Row("DRP-6505", "unknown-word", 9, "{word!r} is no error, state or word of drpilot", "explain knows error codes, their words, states and the field's terms.", "drpilot explain --list"),
-        Row("DRP-6506", "unknown-file", 9, "there is no file {file}", "The path names nothing.", "check the path"),
-        # 70xx lab
-        Row("DRP-7001", "lab-down", 8, "the lab is not running", "--lab commands talk to simulated clouds on this machine.", "drpilot lab up"),
-        Row("DRP-7002", "lab-fault", 2, "{what}", "A fault is written KIND[:service.action][@n].", "kinds: {kinds}"),
-        Row("DRP-7003", "lab-failed", 1, "the lab process of {site} did not start: {what}", "A simulated cloud ended or did not answer in time.", "drpilot lab down; the log: {log}"),
-        Row("DRP-7004", "lab-site", 9, "the lab has no site {site!r}", "A lab has the sites home, away and edge.", "drpilot lab status"),
-        # 80xx cloud failures inside steps
-        Row("DRP-8001", "cloud-failure", 1, "{site}: {operation} failed: {code}", "The cloud answered a call with an error.", "drpilot run show; then retry"),
-        Row("DRP-8002", "cloud-unknown", 4, "{site}: the answer to {operation} was lost", "The call may or may not have happened.", "drpilot run resume looks before it repeats"),
-        # 90xx
-        Row("DRP-9001", "bug", 70, "internal error: {what}", "A condition that must always hold did not. Nothing further was written.", "please report it; what drpilot knew is in {report}"),
-    ]  # fmt: skip
+_ROWS: tuple[Row, ...] = (
+    # 10xx usage
+    Row("DRP-1001", "usage", 2, "{what}", "The command line can't be understood as it stands.", "{hint}"),
+    # 20xx configuration files
+    Row("DRP-2001", "document", 6, "{file}: {count} things to mend", "A YAML file is not valid; each finding names file:line:column.", "mend the lines named above, then run the command again"),
+    Row("DRP-2002", "yaml-syntax", 6, "{what}", "The text is not YAML in the strict form drpilot reads: one document, no duplicate keys, no anchors, true/false only.", "see docs/reference/files.md"),
+    Row("DRP-2003", "unknown-key", 6, "unknown key {key!r}", "drpilot refuses keys it does not know, because a misspelt key would silently do nothing in a disaster.", "known here: {known}"),
+    Row("DRP-2004", "missing-key", 6, "key {key!r} is missing", "A key that has no default was left out.", "add it; see docs/reference/files.md"),
+    Row("DRP-2005", "wrong-value", 6, "{what}", "A value has the wrong type or lies outside what is allowed.", "{hint}"),
+    Row("DRP-2006", "no-configuration", 6, "there is no drpilot.yaml in {home}", "No site was added yet, or DRPILOT_HOME points elsewhere.", "drpilot site add NAME --profile PROFILE --region REGION, or use --lab"),
+    Row("DRP-2007", "unknown-site", 6, "site {site!r} is not in drpilot.yaml", "A group file or a command names a site that was never added.", "drpilot site list; drpilot site add {site} …"),
+    Row("DRP-2008", "mapping-not-one-to-one", 6, "map.{kind}: {what}", "The mapping is read from right to left on the way back, so two left sides can't share a right side.", "give each side its own partner"),
+    Row("DRP-2009", "unmapped", 6, "{what} has no partner on {site}", "Each member needs a zone, subnet, type, key pair and security groups on the other site.", "add it under map.{kind} in the group file"),
+    Row("DRP-2010", "runbook", 6, "{what}", "A runbook can't be compiled for this group.", "{hint}"),
+    Row("DRP-2011", "no-members", 6, "tier {tier!r} selects nothing on {site}", "A tier's selector found no instance, scaling group or load balancer.", "check the tag or the name; what runs there: drpilot group new NAME --from {site} --to SITE"),
+    Row("DRP-2012", "site-exists", 6, "site {site!r} is in drpilot.yaml with other settings", "A site's settings are not replaced silently: a group may depend on them.", "edit its line under `sites` by hand, or choose another name"),
+    Row("DRP-2013", "site-not-written", 6, "drpilot.yaml is laid out so that site {site!r} can't be added to it", "The file was left as it is, because the new text would not have meant the same.", "add under `sites`:  {line}"),
+    # 21xx findings of check and protect
+    Row("DRP-2101", "unprotected-resource", 3, "{what} belongs to no tier", "A running resource carries the group's tags but no tier protects it.", "add a tier for it, or take the tag away"),
+    Row("DRP-2102", "carried-with-loss", 3, "{what}", "A property of a machine can't be carried to the other site as it is.", "{hint}"),
+    Row("DRP-2103", "key-unusable", 3, "KMS key {key} on {site} can't be used: {state}", "Encrypted snapshots are copied under a key of the target; a missing or disabled key would stop the copy.", "enable the key on {site} or map another under map.kms_keys"),
+    Row("DRP-2104", "never-drilled", 3, "never drilled: RTO unknown", "Only a drill measures how long a failover takes.", "drpilot drill {group}"),
+    Row("DRP-2105", "rpo-missed", 3, "the newest point is {age} old, the objective is {rpo}", "Replication is late.", "drpilot replicate {group}"),
+    Row("DRP-2106", "standby-missing", 3, "standby of tier {tier} is {state}", "The minimal standby is not ready on the other site.", "drpilot replicate {group}"),
+    Row("DRP-2107", "site-silent", 3, "{site} does not answer: {why}", "A live look at the site failed.", "drpilot site check {site}"),
+    Row("DRP-2108", "orphan", 3, "{kind} {id} on {site} carries our tags but nothing owns it", "A resource was left behind; nothing in the journal accounts for it.", "look at it; when it is of no use: delete it by hand"),
+    Row("DRP-2109", "quota-short", 3, "quota {quota} on {site}: {have} of {limit} used, {need} needed", "The failover would need more than the account may have.", "ask the cloud for a higher quota on {site}"),
+    Row("DRP-2110", "drift", 3, "{what}", "What runs differs from what is protected.", "drpilot replicate {group}"),
+    Row("DRP-2111", "journal-at-home", 3, "the journal lies on this host only", "With SQLite the journal can't be reached from another machine; keep the controller at the secondary site.", "run drpilot at the secondary site"),
+    Row("DRP-2112", "witness-wrong", 3, "{what}", "The witness and the journal differ on who is active.", "drpilot status {group}; settle it before any move"),
+    Row("DRP-2113", "clock-skew", 3, "clock of this host and of {site} differ by {skew}", "Signatures are refused beyond 15 minutes of difference, and loss estimates are off.", "set the clock (NTP)"),
+    Row("DRP-2114", "permission-missing", 3, "{action} is not allowed on {site}", "A DryRun of the action was refused.", "allow it in the policy of the role drpilot uses"),
+    # 30xx credentials
+    Row("DRP-3001", "credentials", 7, "{site} refuses the credentials", "The key is unknown, the secret is wrong or expired.", "check the profile or the reference in drpilot.yaml, then: drpilot site check {site}"),
+    Row("DRP-3002", "no-credentials", 7, "no credentials for {site}: {what}", "The profile, variable, file or command that drpilot.yaml names gives none. AWS_* variables are not used for a named site.", "mend the reference under sites.{site}"),
+    Row("DRP-3003", "wrong-account", 7, "{site} answers as account {found}, drpilot.yaml says {wanted}", "The account of a site is pinned, so that a wrong profile can't fail over the wrong world.", "use the right profile, or change sites.{site}.account after thinking"),
+    Row("DRP-3004", "denied", 7, "{site} denies {action}", "The identity lacks a permission.", "allow {action} on {site}, then resume"),
+    # 31xx reachability
+    Row("DRP-3101", "unreachable", 8, "{site} can't be reached at {endpoint}", "The endpoint refuses, hangs or can't be resolved.", "drpilot site check {site}; if the site is lost: drpilot failover GROUP --reason \"…\""),
+    Row("DRP-3102", "witness-unreachable", 8, "the witness can't be reached", "Without the witness nobody can be sure which side is active.", "mend the witness, or override with --break-glass \"why\""),
+    # 40xx refusals
+    Row("DRP-4001", "lane-busy", 5, "{run} holds lane {lane} of {group} since {since}, begun by {by}", "One live run a group and lane: two moves at once could make both sides active.", "drpilot run show {run}; to go on with it: drpilot run resume {run}"),
+    Row("DRP-4002", "consent-missing", 5, "{verb} {group} needs consent", "A move is consented to by typed facts, never by a yes.", "{hint}"),
+    Row("DRP-4003", "loss-not-accepted", 5, "{verb} {group} loses up to {loss}, accepted were {accepted}", "The accepted loss is lower than what the proposal foretells.", "--accept-data-loss {loss}, or choose another point"),
+    Row("DRP-4004", "locked", 5, "{group} is locked by {by}: {why}", "A person stopped all moves of this group.", "drpilot group unlock {group}"),
+    Row("DRP-4005", "cooldown", 5, "{group} moved {age} ago; the next move is free in {left}", "A pause after each move keeps two sides from flapping.", "drpilot group acknowledge {group} --reason \"…\""),
+    Row("DRP-4006", "wrong-state", 5, "{group} is {state}: {verb} is not possible", "The lifecycle of the group allows this verb only from {allowed}.", "{hint}"),
+    Row("DRP-4007", "no-point", 5, "{group} has no usable recovery point", "Nothing complete was replicated yet, or all points are quarantined.", "drpilot replicate {group}; drpilot point list {group}"),
+    Row("DRP-4009", "same-person", 5, "{person} already approved {run}", "A second approval needs a second person.", "ask one of: {others}"),
+    Row("DRP-4010", "not-allowed", 5, "{person} may not {what}", "drpilot.yaml gives this operator no such right.", "ask one of: {others}"),
+    Row("DRP-4011", "rollback-refused", 5, "{group} can't be rolled back: {what}", "Rolling back is only safe while the old side is intact and fenced.", "{hint}"),
+    Row("DRP-4013", "transition-refused", 5, "{family} {key}: {event} is not allowed from {state}", "The lifecycle table has no such transition, or its guard does not hold.", "drpilot explain {state}"),
+    Row("DRP-4014", "switchover-needs-both", 5, "{site} does not answer: a switchover needs both sites", "A planned move copies the last writes, so the source must be alive.", "if {site} is lost: drpilot failover {group} --reason \"…\""),
+    Row("DRP-4015", "fence-open", 5, "{site} is not fenced: {what}", "The old side may still write.", "drpilot fence {group}"),
+    Row("DRP-4016", "nothing-to-answer", 5, "{run} has no open question", "No gate of this run waits for a person.", "drpilot run show {run}"),
+    Row("DRP-4017", "skip-refused", 5, "step {step} can't be skipped", "Fence, promotion and epoch steps protect the data; they are never skipped.", "retry it: drpilot run retry {run} {step}"),
+    Row("DRP-4020", "drill-not-fresh", 5, "{group} is not fresh enough for a drill: {what}", "A drill of a stale point says nothing about tonight.", "drpilot replicate {group}"),
+    Row("DRP-4021", "reason-missing", 5, "{verb} {group} needs a reason", "The reason is part of the evidence.", "--reason \"what happened, ticket\""),
+    # 50xx runs
+    Row("DRP-5001", "run-failed", 1, "{run} failed at step {step}", "A step failed and its policy is to stop the run.", "drpilot run show {run}"),
+    Row("DRP-5002", "run-paused", 4, "{run} is paused at step {step}: {what}", "In a disaster a person decides what to do about a failed step.", "drpilot run retry {group}  (or: run skip, rollback {group}, run cancel)"),
+    Row("DRP-5003", "run-waiting", 4, "{run} waits for {what}", "A gate waits for a person.", "{hint}"),
+    Row("DRP-5004", "run-unknown", 4, "{run}: the outcome of step {step} can't be told by looking", "Observation could not settle whether a call happened; doing it again blindly could do it twice.", "drpilot run settle {group} --step {step} --happened yes|no --reason \"what you saw\""),
+    Row("DRP-5005", "run-cancelled", 1, "{run} was cancelled", "A person or a failover cancelled the run.", "drpilot run show {run}"),
+    Row("DRP-5006", "clean-failed", 3, "{run} left {count} things behind", "The clean-up could not remove everything it made.", "drpilot run retry {group}; the list: drpilot report show {run}"),
+    Row("DRP-5007", "nobody-drives", 4, "{run} is not finished and nobody drives it", "The process that drove it is gone.", "drpilot run resume {group}"),
+    Row("DRP-5008", "superseded", 4, "{run} was taken over by {by}", "Another controller holds the lease; this one stopped writing at once.", "drpilot run watch {run}"),
+    Row("DRP-5009", "interrupted", 130, "interrupted; {run} stays as it is", "Ctrl-C leaves the run; nothing is rolled back by a signal.", "drpilot run resume {run}"),
+    Row("DRP-5011", "drill-failed", 1, "drill {run} failed: {what}", "A drill that goes red is a drill that worked: the failover would have failed too.", "drpilot report show {run}"),
+    # 60xx journal
+    Row("DRP-6001", "journal-unwritable", 1, "the journal {path} can't be written: {what}", "The disk is full or read-only. What was committed is safe; nothing was begun that the journal does not know.", "make room, then: drpilot run resume GROUP"),
+    Row("DRP-6002", "journal-newer", 6, "the journal {path} was written by a newer drpilot (schema {found}, this one knows {known})", "An older program must not write a newer journal.", "use the newer drpilot"),
+    Row("DRP-6003", "journal-unreadable", 6, "the journal {path} can't be opened: {what}", "The file is no journal, or its place can't be reached.", "check `journal` in drpilot.yaml and DRPILOT_DATABASE_URL"),
+    Row("DRP-6004", "journal-busy", 4, "the journal {path} is busy", "Another process held the write lock for too long.", "try again; drpilot run list"),
+    Row("DRP-6005", "chain-broken", 1, "the event chain of {run} is broken at event {sequence}", "An event was changed or removed after it was written.", "treat this journal as tampered with"),
+    # 65xx not found
+    Row("DRP-6501", "unknown-group", 9, "group {group!r} is not known", "No such group was protected on this journal.", "drpilot group list"),
+    Row("DRP-6502", "unknown-run", 9, "run {run!r} is not known", "A run is named GROUP/NUMBER, or by its group for the newest.", "drpilot run list"),
+    Row("DRP-6503", "unknown-point", 9, "point {point!r} is not known in {group}", "A point is named by its id or a unique beginning of it.", "drpilot point list {group}"),
+    Row("DRP-6504", "unknown-step", 9, "step {step!r} is not in {run}", "A step is named by its path, such as tiers/db/volumes.", "drpilot run show {run}"),
+    Row("DRP-6505", "unknown-word", 9, "{word!r} is no error, state or word of drpilot", "explain knows error codes, their words, states and the field's terms.", "drpilot explain --list"),
+    Row("DRP-6506", "unknown-file", 9, "there is no file {file}", "The path names nothing.", "check the path"),
+    # 70xx lab
+    Row("DRP-7001", "lab-down", 8, "the lab is not running", "--lab commands talk to simulated clouds on this machine.", "drpilot lab up"),
+    Row("DRP-7002", "lab-fault", 2, "{what}", "A fault is written KIND[:service.action][@n].", "kinds: {kinds}"),
+    Row("DRP-7003", "lab-failed", 1, "the lab process of {site} did not start: {what}", "A simulated cloud ended or did not answer in time.", "drpilot lab down; the log: {log}"),
+    Row("DRP-7004", "lab-site", 9, "the lab has no site {site!r}", "A lab has the sites home, away and edge.", "drpilot lab status"),
+    # 80xx cloud failures inside steps
+    Row("DRP-8001", "cloud-failure", 1, "{site}: {operation} failed: {code}", "The cloud answered a call with an error.", "drpilot run show; then retry"),
+    Row("DRP-8002", "cloud-unknown", 4, "{site}: the answer to {operation} was lost", "The call may or may not have happened.", "drpilot run resume looks before it repeats"),
+    # 90xx
+    Row("DRP-9001", "bug", 70, "internal error: {what}", "A condition that must always hold did not. Nothing further was written.", "please report it; what drpilot knew is in {report}"),
+)  # fmt: skip
+
+
+def _by_word(rows: tuple[Row, ...]) -> dict[str, Row]:
     table = {row.word: row for row in rows}
     codes = {row.code for row in rows}
     if len(table) != len(rows) or len(codes) != len(rows):
@@ -136,4 +138,4 @@ def _rows() -> dict[str, Row]:
     return table
 
 
-CATALOGUE: dict[str, Row] = _rows()
+CATALOGUE: dict[str, Row] = _by_word(_ROWS)

@@ -15,11 +15,15 @@ from drpilot.base.errors import DrpilotError
 from drpilot.base.ids import token
 from drpilot.domain.ports import Move
 from drpilot.domain.run import Decision, Failure, Intent, Outcome, RunView, StepView
+from drpilot.domain.states import FAMILIES
 from drpilot.engine import gates, orders, undoing
 from drpilot.engine.draft import NEED_FAILED, OPEN, Draft
 from drpilot.runbook.expression import condition, resolve, scope_of
 
 __all__ = ["Room", "decide", "results", "scope"]
+
+_MOVING = ("switching_over", "failing_over", "rolling_back", "reprotecting")
+NOT_MOVING = tuple(word for word in FAMILIES["group"].words if word not in _MOVING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +200,8 @@ def _look(draft: Draft, path: str, room: Room) -> None:
         return
     if step.note.startswith("person:"):
         if draft.state == "running":
+            if draft.view.lane == "move":
+                draft.add(Move("group", draft.view.group, "undecidable", unless=NOT_MOVING))
             draft.run_move("pause", reason=f"step {path}: looking can't tell what happened")
         return
     if step.wake_at is not None and step.wake_at > draft.now:

@@ -30,6 +30,7 @@ __all__ = ["Drive", "Driver"]
 
 TICK_S = 0.5  # how often an idle driver looks for orders of people
 RENEW_S = 5.0
+PULSE_S = 2.0  # signs of life of the sites are written at most this often
 _IDLE = frozenset({"waiting", "paused", "awaiting_commit", "clean_failed"})
 
 
@@ -71,6 +72,7 @@ class Driver:
         loop = _Loop(self, lease, pool, patient, wait_s)
         try:
             drive = loop.run()
+            self.pulse()
             if not loop.futures:
                 self.journal.release(lease)  # else it runs out, when no call of ours can land any more
             return drive
@@ -91,7 +93,7 @@ class _Loop:
         self.patient = patient
         self.wait_s = wait_s
         self.futures: dict[str, Future[Outcome]] = {}
-        self.renewed_at = self.clock.monotonic()
+        self.renewed_at = self.pulsed_at = self.clock.monotonic()
         self.idle_since: float | None = None
         self.group = driver.journal.group(driver.journal.view(lease.run).group)
 
@@ -153,7 +155,9 @@ class _Loop:
         action = self.driver.catalogue.get(attempt.action)
         if action is None:
             failure = Failure("invalid", "DRP-2010", f"this drpilot has no action {attempt.action!r}")
-            return Outcome(path, attempt.number, "failed" if attempt.kind == "do" else "undo failed", failure=failure)
+            return Outcome(
+                path, attempt.number, "failed" if attempt.kind == "do" else "undo failed", failure=failure
+            )
         context = StepContext(
             view=view,
             step=step,
@@ -201,6 +205,9 @@ class _Loop:
             self.idle_since = None
             self._record([future.result() for _, future in outcomes])
             self.renewed_at = self.clock.monotonic()
+            if self.renewed_at - self.pulsed_at >= PULSE_S:
+                self.driver.pulse()
+                self.pulsed_at = self.renewed_at
         elif self.clock.monotonic() - self.renewed_at >= RENEW_S:
             self.journal.renew(self.lease)
             self.renewed_at = self.clock.monotonic()

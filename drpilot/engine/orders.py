@@ -10,7 +10,9 @@ from dataclasses import replace
 
 from drpilot.domain.machine import permitted
 from drpilot.domain.plan import Approval
+from drpilot.domain.ports import Move
 from drpilot.domain.run import Request, Settled
+from drpilot.domain.states import FAMILIES
 from drpilot.engine import gates, undoing
 from drpilot.engine.draft import Draft
 
@@ -168,6 +170,8 @@ def _settle(draft: Draft, request: Request) -> str | None:
     event = "settled: happened" if happened else "settled: did not happen"
     more = {"output": dict(request.data["output"])} if happened and request.data.get("output") else {}
     draft.step_move(step.path, event, reason=request.comment, by=request.by, **more)
+    decided = tuple(word for word in FAMILIES["group"].words if word != "needs_decision")
+    draft.add(Move("group", draft.view.group, "settle", {"named_person": True}, unless=decided))
     if draft.state == "paused" and not any(other.state == "failed" for other in draft.in_order()):
         draft.run_move("resume undoing" if draft.turned else "resume", reason=request.comment, by=request.by)
     return None

@@ -276,7 +276,9 @@ class _Inspector:
         facts = self.catalogue.get(name)
         if facts is None:
             self.notes.error(
-                at, f"unknown action {name!r}{closest(name, self.catalogue)}", "drpilot runbook actions"
+                at,
+                f"unknown action {name!r}{closest(name, self.catalogue)}",
+                "the actions: docs/reference/actions.md",
             )
         return facts
 

@@ -268,7 +268,11 @@ def _since(house: House, case: _Case, now: datetime) -> datetime | None:
     if look is not None and look.answers:
         return now
     known = house.journal.site(case.plan.source)
-    return known.last_seen_at if known is not None else None
+    seen_at = known.last_seen_at if known is not None else None
+    captured_at = case.point.captured_at if case.point is not None else None
+    if seen_at is not None and captured_at is not None and seen_at < captured_at:
+        return None  # it lived when the point was captured; how long after is not known: "at most" the point's age
+    return seen_at
 
 
 def _foretold(mode: Mode, look: Look | None) -> Verdict | None:

@@ -19,6 +19,7 @@ from drpilot.journal.history import recoveries
 from drpilot.journal.views import GroupView, SiteView
 from drpilot.services.checked import Checked, bad, ok, unknown, warning
 from drpilot.services.conditions import Facts, Judged, assess, health_moves
+from drpilot.services.guidance import protect_command
 from drpilot.services.house import House, Look
 from drpilot.services.looks import LOOKS, GroupLook
 from drpilot.services.watch import sites_of, undriven
@@ -231,7 +232,7 @@ def _rpo(view: GroupView, judged: Judged) -> list[Checked]:
     if judged.value:
         return [ok("RpoMet", view.name, objective, judged.reason)]
     message = f"the newest point on {view.standing} is older than the objective"
-    finding = Finding("rpo-missed", "error", message, view.name, f"drpilot replicate {view.name}")
+    finding = Finding("rpo-missed", "error", message, view.name, protect_command(view))
     return [bad("RpoMet", view.name, objective, judged.reason, finding)]
 
 

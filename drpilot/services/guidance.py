@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-__all__ = ["RULES", "Situation", "next_command"]
+from drpilot.journal.views import GroupView
+
+__all__ = ["RULES", "Situation", "next_command", "protect_command"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,3 +146,9 @@ def next_command(situation: Situation) -> str:
         copy=situation.name("copy"),
         practice=situation.name("practice"),
     )
+
+
+def protect_command(view: GroupView) -> str:
+    """What makes a fresh point: after a move that is a reprotection, else a replication."""
+    verb = "reprotect" if view.state in ("active_unprotected", "reprotecting") else "replicate"
+    return f"drpilot {verb} {view.name}"

@@ -17,6 +17,7 @@ from drpilot.domain.ports import CloudError, FailureClass, Site, StandbyView
 from drpilot.inventory.discover import carried, members, partner, uncarried, unprotected
 from drpilot.journal.views import GroupView
 from drpilot.services.checked import Checked, bad, ok, unknown, warning
+from drpilot.services.guidance import protect_command
 from drpilot.services.house import House
 from drpilot.services.orphans import orphans
 
@@ -73,7 +74,7 @@ def _points(house: House, view: GroupView) -> Iterator[Checked]:
         yield ok("points", view.name, expected, f"{len(found)} found")
     for replica in gone:
         message = f"{replica.kind} {replica.id} of {replica.member} (point {point.id}) is not usable on {view.standing}"
-        finding = Finding("drift", "error", message, view.name, f"drpilot replicate {view.name}")
+        finding = Finding("drift", "error", message, view.name, protect_command(view))
         yield bad("points", view.name, expected, message, finding)
 
 
@@ -100,7 +101,7 @@ def _standbys(house: House, view: GroupView) -> Iterator[Checked]:
             yield ok("standby", view.name, expected, "ready")
             continue
         observed = f"standby of tier {tier.name} on {view.standing}: {'; '.join(wrong)}"
-        finding = Finding("standby-missing", "error", observed, view.name, f"drpilot replicate {view.name}")
+        finding = Finding("standby-missing", "error", observed, view.name, protect_command(view))
         yield bad("standby", view.name, expected, observed, finding)
 
 
@@ -323,7 +324,7 @@ def _members(house: House, view: GroupView) -> Iterator[Checked]:
     if not changes:
         yield ok("drift", view.name, expected, "the same")
     for change in changes:
-        finding = Finding("drift", "warning", change, view.name, f"drpilot replicate {view.name}")
+        finding = Finding("drift", "warning", change, view.name, protect_command(view))
         yield warning("drift", view.name, expected, change, finding)
     losses = (*carried(present, present.mapping(view.active), view.standing), *uncarried(site, present))
     yield from _found("carried", view, "every member can be carried whole", losses)

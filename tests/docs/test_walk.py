@@ -44,6 +44,7 @@ def test_a_page_is_rewritten_in_place() -> None:
         ("moved 1h4s ago; free in 59m", "moved … ago; free in …"),
         ("looked: away 1m13s ago · serve: not running", "looked: … · serve: not running"),
         ("free in 1h", "free in …"),
+        ("witness  epoch 2, active away   5s ago", "witness  epoch 2, active away"),
         ("RTO unknown  RPO ≤ 4.2s", "RTO unknown  RPO …"),
         ("no answer since 2m, looked 4m ago", "no answer since …, looked … ago"),
         ("at http://127.0.0.1:30466/", "at http://127.0.0.1:…/"),

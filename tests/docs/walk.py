@@ -47,6 +47,8 @@ _VOLATILE = tuple(
     )
 )
 
+_YOUNG = re.compile(r" {3}… ago$")  # said of a sight only once it is some seconds old
+
 
 @dataclass(frozen=True)
 class Typed:
@@ -123,7 +125,7 @@ def _masked(line: str) -> str:
     line = re.sub(rf"(?<![\w/]){re.escape(getpass.getuser())}(?=\s|$|:)", "you", line)
     for pattern in _VOLATILE:
         line = pattern.sub(_dots, line)
-    return line.rstrip()
+    return _YOUNG.sub("", line.rstrip())
 
 
 def _dots(found: re.Match[str]) -> str:

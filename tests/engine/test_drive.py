@@ -350,6 +350,19 @@ def test_once_goes_to_a_person_who_settles_it(bench: Bench) -> None:
     assert len(bench.shelf.things) == 1
 
 
+def test_what_nobody_can_tell_in_a_move_is_the_groups_to_decide(bench: Bench) -> None:
+    """The group says so while the run waits, and goes back to where it came from when a named person settles it."""
+    bench.shelf.lose_reply_of = {1}
+    wanted = plan(step("a", "thing.once"), mode="failover", lane="move")
+    run = begin(bench, wanted)
+    in_move(bench)
+    assert bench.driver().drive(run.id, ME).view.state == "paused"
+    assert bench.journal.group("shop").state == "needs_decision"
+    bench.journal.post(run.id, "settle", "me", step="a", comment="I saw it", data={"happened": True})
+    assert bench.driver().drive(run.id, ME).view.result == "succeeded"
+    assert bench.journal.group("shop").state == "failing_over"
+
+
 def test_a_bug_in_an_action_fails_the_step_and_keeps_the_run(bench: Bench) -> None:
     """An exception nobody foresaw is a failed step with its text."""
     view = bench.driver().drive(begin(bench, plan(step("a", "thing.raise"))).id, ME).view
