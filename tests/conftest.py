@@ -16,6 +16,10 @@ ROOT = Path(__file__).resolve().parents[1]
 for _name in [name for name in os.environ if name.startswith(("AWS_", "EC2_", "S3_", "DRPILOT_"))]:
     if not _name.startswith("DRPILOT_TEST_"):
         del os.environ[_name]
+# Coverage is of what tests call in their own process; labs and killed programs run at their full speed.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    for _name in [name for name in os.environ if name.startswith("COVERAGE_")]:
+        del os.environ[_name]
 _HOME = tempfile.TemporaryDirectory(prefix="drpilot-test-home-", ignore_cleanup_errors=True)
 for _name in ("XDG_CONFIG_HOME", "XDG_STATE_HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME"):
     os.environ[_name] = str(Path(_HOME.name) / _name.lower())
@@ -46,6 +50,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 )
         if (ROOT / "tests" / "crash") in item.path.parents:
             item.add_marker("crash")
+    # The long ones first: whoever is free at the end then finds short ones to take over.
+    items.sort(key=lambda item: (ROOT / "tests" / "crash") not in item.path.parents)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +50,7 @@ class Database:
         if self.sqlite and parsed.database and parsed.database != ":memory:":
             try:
                 Path(parsed.database).expanduser().parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-                # The journal holds launch data of the machines: nobody else on this host is to read it.
-                os.close(os.open(parsed.database, os.O_CREAT | os.O_RDWR, 0o600))
+                _reserve(Path(parsed.database).expanduser())
             except OSError as error:
                 raise DrpilotError("journal-unreadable", path=self.shown, what=str(error)) from error
         with self.refusals():
@@ -69,7 +68,7 @@ class Database:
         return engine
 
     def _upgrade(self) -> None:
-        with self.engine.connect() as connection:
+        with self.engine.execution_options(drpilot_reads=True).connect() as connection:
             found = _revision(connection)
         if found == SCHEMA[-1]:
             return
@@ -122,6 +121,17 @@ class Database:
     def close(self) -> None:
         """Give all connections back."""
         self.engine.dispose()
+
+
+def _reserve(path: Path) -> None:
+    """Make a new journal readable by its owner only: it holds what machines are launched with.
+
+    A file that is there is never opened here: closing any descriptor of a database drops all POSIX locks this process
+    holds on it, under the feet of its own connections (sqlite.org, "How To Corrupt An SQLite Database File", 2.2).
+    """
+    if not path.exists():
+        with suppress(FileExistsError):  # another process was first
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
 
 
 def _pragmas(connection: Any, _: Any) -> None:

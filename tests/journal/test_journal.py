@@ -10,6 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from sqlmodel import select
 
 from drpilot.base.clock import Chance, ManualClock
 from drpilot.base.errors import DrpilotError, Finding
@@ -18,7 +19,7 @@ from drpilot.journal import chain
 from drpilot.journal.database import Database
 from drpilot.journal.holder import present_holder
 from drpilot.journal.journal import Journal, NewRun
-from drpilot.journal.tables import SCHEMA, metadata
+from drpilot.journal.tables import SCHEMA, GroupRow, metadata
 from tests.engine.world import GROUP, Bench, plan, step
 
 
@@ -68,6 +69,17 @@ def test_only_its_owner_reads_a_journal(tmp_path: Path) -> None:
     Bench(tmp_path)
     modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.glob("journal.db*")}
     assert set(modes.values()) == {0o600}, modes
+
+
+def test_opening_a_journal_again_keeps_the_locks_of_this_process(bench: Bench, tmp_path: Path) -> None:
+    """A second opening in one process must not drop the first one's lock: another process still has to wait."""
+    script = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1], timeout=0); c.execute('BEGIN IMMEDIATE')"
+    with bench.journal.database.write() as session:
+        session.exec(select(GroupRow)).all()
+        Database(f"sqlite:///{tmp_path}/journal.db").close()
+        command = [sys.executable, "-c", script, str(tmp_path / "journal.db")]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert "database is locked" in done.stderr
 
 
 def test_a_journal_of_a_newer_program_is_refused(tmp_path: Path) -> None:
