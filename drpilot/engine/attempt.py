@@ -40,6 +40,7 @@ Phase = Literal["start", "poll", "look"]
 LOOKS = 3  # consistent looks that saw nothing, before a thing counts as not there
 POLL_FIRST_S = 0.25
 POLL_FACTOR = 1.6
+POLL_GROWS = 20  # polls after which the pace stays as the action asks for: a copy is looked at for hours
 UNDO_TRIES = 5
 _PASSING = frozenset(
     {
@@ -145,7 +146,7 @@ def _own_undo(attempt: _Attempt, output: Json) -> Call:
 
 def _waiting(attempt: _Attempt, answer: Waiting, event: str) -> Outcome:
     # The first looks come quickly, later ones at the pace the action asks for.
-    delay_s = min(answer.after_s, POLL_FIRST_S * POLL_FACTOR**attempt.step.polls)
+    delay_s = min(answer.after_s, POLL_FIRST_S * POLL_FACTOR ** min(attempt.step.polls, POLL_GROWS))
     return attempt.outcome(
         event,
         wake_at=attempt.now + timedelta(seconds=delay_s),
