@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from drpilot.domain.plan import Plan
+from drpilot.domain.plan import Call, Plan
 from drpilot.domain.ports import FailureClass
 from drpilot.domain.run import RunView
 from tests.engine.test_drive import ME, begin, consent, in_move, move_plan
@@ -114,3 +114,27 @@ def test_only_moves_are_rolled_back(bench: Bench) -> None:
     assert "only a failover or a switchover" in refused
     view, _ = order(bench, "cancel")
     assert view.result == "cancelled"
+
+
+def test_a_runbooks_own_undo_is_resolved_with_the_steps_own_output(bench: Bench) -> None:
+    """`undo: {action, with}` may name what the step itself came to."""
+    steps = list(move_plan().steps)
+    own = Call("thing.take", {"token": "${{ steps.grow.output.token }}"})
+    scope = {"steps": {"fence_ok": "fence_ok", "grow": "grow"}}
+    steps[4] = step("grow", "thing.put", ("fence_ok",), undo=own, scope=scope)
+    bench.shelf.fail_call = {2: FailureClass.INVALID}
+    assert moved(bench, plan(*steps, mode="failover", lane="move")).state == "paused"
+    view, _ = order(bench, "rollback")
+    assert view.result == "rolled_back"
+    assert view.steps["grow"].state == "undone"
+    assert not bench.shelf.things
+
+
+def test_an_end_that_the_tables_refuse_pauses_the_run(bench: Bench) -> None:
+    """A group with another live run can't be retired: the run says so and waits, it does not fail for ever."""
+    begin(bench, plan(step("copy")))
+    facts = {"at_end": "retire", "end_facts": {"name_typed": True}}
+    run = begin(bench, plan(step("a"), mode="retire", lane="move"), facts=facts)
+    view = bench.driver().drive(run.id, ME).view
+    assert view.state == "paused"
+    assert bench.journal.group("shop").state == "seeding"
