@@ -207,7 +207,7 @@ def _again(attempt: _Attempt, why: str) -> Outcome:
 
 
 def _later(attempt: _Attempt, count: int) -> datetime:
-    return attempt.now + timedelta(seconds=min(15.0, POLL_FIRST_S * 2**count))
+    return attempt.now + timedelta(seconds=min(15.0, POLL_FIRST_S * 2 ** min(count, POLL_GROWS)))
 
 
 def _cloud_error(attempt: _Attempt, error: CloudError, phase: Phase) -> Outcome:
