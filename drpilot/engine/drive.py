@@ -18,7 +18,17 @@ from drpilot.domain.group import Group
 from drpilot.domain.machine import permitted
 from drpilot.domain.plain import from_plain
 from drpilot.domain.ports import Action
-from drpilot.domain.run import Decision, Failure, Holder, Lease, Outcome, RunMove, RunView
+from drpilot.domain.run import (
+    Change,
+    Decision,
+    Failure,
+    Holder,
+    Lease,
+    Outcome,
+    RunMove,
+    RunView,
+    Settled,
+)
 from drpilot.domain.states import FAMILIES
 from drpilot.engine.attempt import Phase, execute
 from drpilot.engine.context import StepContext, World
@@ -124,9 +134,13 @@ class _Loop:
         try:
             self.journal.commit(self.lease, decision.changes)
         except DrpilotError as error:
-            if error.word != "transition-refused" or not permitted("run", view.state, "pause"):
+            pausable = permitted("run", view.state, "pause")
+            if error.word != "transition-refused" or not (pausable or view.requests):
                 raise
-            self.journal.commit(self.lease, [RunMove("pause", f"{error.title}: {error.why}")])
+            # An order that asked for it is answered, else every later driver would read it again and stop here.
+            text = f"{error.title}: {error.why}"
+            answers: list[Change] = [Settled(request.id, text) for request in view.requests]
+            self.journal.commit(self.lease, [*answers, *([RunMove("pause", text)] if pausable else [])])
             return False
         return True
 

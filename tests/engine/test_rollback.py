@@ -138,3 +138,17 @@ def test_an_end_that_the_tables_refuse_pauses_the_run(bench: Bench) -> None:
     view = bench.driver().drive(run.id, ME).view
     assert view.state == "paused"
     assert bench.journal.group("shop").state == "seeding"
+
+
+def test_an_order_the_tables_refuse_is_answered_and_does_not_stop_every_driver(bench: Bench) -> None:
+    """The group waits for a decision, so it can't be rolled back: said once; settling it goes on."""
+    bench.shelf.lose_reply_of = {1}
+    wanted = plan(step("a", "thing.once"), mode="failover", lane="move")
+    run = begin(bench, wanted)
+    in_move(bench)
+    assert bench.driver().drive(run.id, ME).view.state == "paused"
+    view, refused = order(bench, "rollback", data={"accepted_loss_s": 60})
+    assert "roll back" in refused
+    assert "needs_decision" in refused
+    view, refused = order(bench, "settle", step="a", data={"happened": True})
+    assert (refused, view.result) == ("", "succeeded")
