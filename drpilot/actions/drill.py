@@ -11,6 +11,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
+from drpilot.actions import scaling, user_data
 from drpilot.actions.carry import grow_types, metadata_options, subnet, subnet_of, volume_settings
 from drpilot.actions.members import instance_of, member, scaling_of, tier_of
 from drpilot.actions.views import (
@@ -329,7 +330,15 @@ class Launch(Action[TierInput, LaunchOutput]):
     summary = "boot a tier from the point inside the drill's network"
     idempotency = Idempotency.TOKEN
     effect = Effect.CREATE
-    permissions = ("ec2:RunInstances", "ec2:CreateTags", "ec2:DescribeInstances", "ec2:DescribeSubnets")
+    permissions = (
+        "ec2:RunInstances",
+        "ec2:CreateTags",
+        "ec2:DescribeInstances",
+        "ec2:DescribeInstanceAttribute",
+        "ec2:DescribeLaunchTemplates",
+        "ec2:DescribeLaunchTemplateVersions",
+        "ec2:DescribeSubnets",
+    )
     Input = TierInput
     Output = LaunchOutput
 
@@ -383,7 +392,7 @@ class Launch(Action[TierInput, LaunchOutput]):
         types = ctx.group.mapping(ctx.source).types
         params = self._common(ctx, tier, group.key)
         params["InstanceType"] = types.get(group.type, group.type)
-        return self._guest(ctx, params, group)
+        return self._guest(ctx, params, group) | scaling.standing_user_data(ctx.site("target"), group)
 
     def _member(self, ctx: Context, tier: Tier, key: str) -> Json:
         instance = instance_of(tier, key)
@@ -401,15 +410,14 @@ class Launch(Action[TierInput, LaunchOutput]):
         standby = member(ctx, ctx.site("target"), tier, key)
         if standby is not None and standby.get("PrivateIpAddress"):
             params["PrivateIpAddress"] = standby["PrivateIpAddress"]
-        return self._guest(ctx, params, instance)
+        stands = standby["InstanceId"] if standby is not None else None
+        return self._guest(ctx, params, instance) | user_data.of_standby(ctx, instance, stands)
 
     @staticmethod
     def _guest(ctx: Context, params: Json, like: Any) -> Json:
-        """Key pair, user data and metadata options, as the real one has them."""
+        """Key pair and metadata options, as the real one has them."""
         if like.key_pair:
             params["KeyName"] = ctx.group.mapping(ctx.source).keys.get(like.key_pair, like.key_pair)
-        if like.user_data:
-            params["UserData"] = like.user_data
         options = metadata_options(like.metadata_options)
         if options:
             params["MetadataOptions"] = options

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from drpilot.actions import user_data
 from drpilot.actions.carry import (
     app_tags,
     group_ids,
@@ -31,6 +32,7 @@ __all__ = [
     "build_template",
     "facts_of",
     "mappable",
+    "standing_user_data",
     "template_version",
 ]
 
@@ -134,8 +136,6 @@ def _template_data(ctx: Context, site: Site, group: ScalingGroup, image: str) ->
     }
     if group.key_pair:
         data["KeyName"] = known.keys.get(group.key_pair, group.key_pair)
-    if group.user_data:
-        data["UserData"] = group.user_data
     carried = profile(ctx, group.profile)
     if carried:
         data["IamInstanceProfile"] = carried
@@ -169,7 +169,14 @@ def template_version(ctx: Context, tier: Tier, image: str) -> Json | None:
     if found is None:
         return None
     wanted, have = _template_data(ctx, site, group, image), found.get("LaunchTemplateData") or {}
-    return found if all(_same(have.get(key), value) for key, value in wanted.items()) else None
+    same = all(_same(have.get(key), value) for key, value in wanted.items())
+    return found if same and user_data.fits(ctx, group, have.get("UserData")) else None
+
+
+def standing_user_data(site: Site, group: ScalingGroup) -> Json:
+    """The user data of a group's launch template on `site`, as RunInstances takes it; empty where it has none."""
+    found = ((_latest(site, _template_name(group)) or {}).get("LaunchTemplateData") or {}).get("UserData")
+    return {"UserData": found} if found else {}
 
 
 def _same(have: Any, wanted: Any) -> bool:
@@ -186,9 +193,10 @@ def build_template(ctx: Context, tier: Tier, image: str) -> None:
     if template_version(ctx, tier, image) is not None:
         return
     site, group = ctx.site("target"), scaling_of(tier)
-    data = _template_data(ctx, site, group, image)
     name = _template_name(group)
     found = _latest(site, name)
+    have = ((found or {}).get("LaunchTemplateData") or {}).get("UserData")
+    data = _template_data(ctx, site, group, image) | user_data.of_group(ctx, group, have)
     params: Json = {"LaunchTemplateData": data, "VersionDescription": f"drpilot:{ctx.name}"[:255]}
     if found is None:
         tags = ctx.tags(tier=tier.name, member=group.key, standby="true")

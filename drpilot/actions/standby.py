@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from pydantic import Field
 
-from drpilot.actions import scaling
+from drpilot.actions import scaling, user_data
 from drpilot.actions.carry import (
     address_in,
     app_tags,
@@ -113,6 +113,7 @@ class Build(Action[TierInput, StandbyOutput]):
         "ec2:CreateTags",
         "iam:PassRole",
         "ec2:DescribeInstances",
+        "ec2:DescribeInstanceAttribute",
         "ec2:DescribeSubnets",
         "ec2:DescribeSecurityGroups",
         "ec2:CreateLaunchTemplate",
@@ -143,6 +144,7 @@ class Build(Action[TierInput, StandbyOutput]):
                 network = subnet_of(site, subnet(ctx, instance.subnet))
                 place = _Place(_replica_image(ctx, instance.key), rest_type(ctx, tier, instance), network)
                 launches[instance.key] = self._launch(ctx, tier, instance, place)
+                launches[instance.key] |= user_data.of_member(ctx, instance)
         if tier.scaling_group is not None:
             image = _replica_image(ctx, tier.scaling_group.key)
             scaling.mappable(ctx, tier, image)
@@ -178,8 +180,6 @@ class Build(Action[TierInput, StandbyOutput]):
         carried = profile(ctx, instance.profile)
         if carried:
             params["IamInstanceProfile"] = carried
-        if instance.user_data:
-            params["UserData"] = instance.user_data
         options = metadata_options(instance.metadata_options)
         if options:
             params["MetadataOptions"] = options

@@ -49,7 +49,10 @@ class Volume:
 
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """A member instance as seen on the active side. `key` is its `drpilot:member` tag, else its Name, else its id."""
+    """A member instance as seen on the active side. `key` is its `drpilot:member` tag, else its Name, else its id.
+
+    Of user data, which often holds secrets, only the digest is known; see inventory/launching.py.
+    """
 
     key: str
     id: str
@@ -62,7 +65,7 @@ class Instance:
     security_groups: tuple[str, ...] = ()
     key_pair: str | None = None
     profile: str | None = None
-    user_data: str | None = None
+    user_data_sha256: str | None = None
     metadata_options: Mapping[str, Any] = field(default_factory=dict)
     root_device: str = "/dev/xvda"
     architecture: str = "x86_64"
@@ -90,7 +93,7 @@ class ScalingGroup:
     security_groups: tuple[str, ...] = ()
     key_pair: str | None = None
     profile: str | None = None
-    user_data: str | None = None
+    user_data_sha256: str | None = None
     metadata_options: Mapping[str, Any] = field(default_factory=dict)
     root_device: str = "/dev/xvda"
     product_codes: tuple[str, ...] = ()

@@ -1,11 +1,11 @@
 """One resource of a site as a value: an instance, a scaling group or a load balancer, whole.
 
 All searching is done by the cloud (filters), never by listing an account. Security groups, target groups and
-instance profiles are named by their names, because ids mean nothing on the other side; user data stays the
-base64 text of the API. An instance of a drill (tag `drpilot:drill`) is nobody's member.
+instance profiles are named by their names, because ids mean nothing on the other side; of user data only the digest
+is kept (see launching.py). An instance of a drill (tag `drpilot:drill`) is nobody's member.
 
-Sources: Amazon EC2 API reference (DescribeInstances, DescribeInstanceAttribute, DescribeVolumes,
-DescribeLaunchTemplateVersions), Auto Scaling and Elastic Load Balancing API references.
+Sources: Amazon EC2 API reference (DescribeInstances, DescribeVolumes), Auto Scaling and Elastic Load Balancing API
+references.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 from drpilot.domain.group import Instance, LoadBalancer, ScalingGroup, Volume
 from drpilot.domain.plain import Json
 from drpilot.domain.ports import CloudError, FailureClass, Site
+from drpilot.inventory.launching import attribute, digest_of, instance_user_data, launched_by
 
 __all__ = [
     "DRILL_TAG",
@@ -144,12 +145,12 @@ def _instance(site: Site, one: Json, key: str, volumes: Mapping[str, Json]) -> I
         security_groups=tuple(sorted(groups)),
         key_pair=one.get("KeyName"),
         profile=_name(profile) if profile else None,
-        user_data=(_attribute(site, one["InstanceId"], "userData", "UserData") or {}).get("Value"),
+        user_data_sha256=digest_of(instance_user_data(site, one["InstanceId"])),
         metadata_options={name: metadata[name] for name in _METADATA if name in metadata},
         root_device=root,
         architecture=one.get("Architecture", "x86_64"),
         termination_protection=bool(
-            (_attribute(site, one["InstanceId"], "disableApiTermination", "DisableApiTermination") or {}).get(
+            (attribute(site, one["InstanceId"], "disableApiTermination", "DisableApiTermination") or {}).get(
                 "Value"
             )
         ),
@@ -157,13 +158,6 @@ def _instance(site: Site, one: Json, key: str, volumes: Mapping[str, Json]) -> I
         volumes=_attached(one, key, root, volumes),
         tags=plain_tags(tags_of(one)),
     )
-
-
-def _attribute(site: Site, instance: str, attribute: str, member: str) -> Json | None:
-    """One attribute that DescribeInstances does not tell."""
-    params = {"InstanceId": instance, "Attribute": attribute}
-    found: Json | None = site.call("ec2", "DescribeInstanceAttribute", params).get(member)
-    return found
 
 
 def _product_codes(codes: Iterable[Json] | None) -> tuple[str, ...]:
@@ -231,13 +225,7 @@ def scaling_group(site: Site, name: str) -> ScalingGroup | None:
 
 def _scaling_group(site: Site, found: Json) -> ScalingGroup:
     mixed = (found.get("MixedInstancesPolicy") or {}).get("LaunchTemplate") or {}
-    template = found.get("LaunchTemplate") or mixed.get("LaunchTemplateSpecification")
-    if template is not None:
-        version = _template_version(site, template)
-        data, number = version.get("LaunchTemplateData") or {}, str(version.get("VersionNumber", ""))
-    else:
-        data, number = _launch_configuration(site, found.get("LaunchConfigurationName", "")), ""
-        template = {}
+    template, data, number = launched_by(site, found)
     image = _image(site, data.get("ImageId", ""))
     overrides = [one["InstanceType"] for one in mixed.get("Overrides") or () if one.get("InstanceType")]
     profile = data.get("IamInstanceProfile") or {}
@@ -258,7 +246,7 @@ def _scaling_group(site: Site, found: Json) -> ScalingGroup:
         security_groups=_template_groups(site, data),
         key_pair=data.get("KeyName"),
         profile=_name(profile["Arn"]) if profile.get("Arn") else profile.get("Name"),
-        user_data=data.get("UserData") or None,
+        user_data_sha256=digest_of(data.get("UserData")),
         metadata_options={
             name: value for name, value in (data.get("MetadataOptions") or {}).items() if name in _METADATA
         },
@@ -269,37 +257,6 @@ def _scaling_group(site: Site, found: Json) -> ScalingGroup:
         grace_s=int(found.get("HealthCheckGracePeriod") or 0),
         tags=plain_tags(tags_of(found)),
     )
-
-
-def _template_version(site: Site, template: Json) -> Json:
-    """The version of a launch template that a group uses; the API resolves `$Latest` and `$Default`."""
-    named = {name: template[name] for name in ("LaunchTemplateId",) if template.get(name)}
-    named = named or {"LaunchTemplateName": template.get("LaunchTemplateName", "")}
-    params = {**named, "Versions": [str(template.get("Version") or "$Default")]}
-    versions: list[Json] = (
-        site.call("ec2", "DescribeLaunchTemplateVersions", params).get("LaunchTemplateVersions") or []
-    )
-    return versions[0] if versions else {}
-
-
-def _launch_configuration(site: Site, name: str) -> Json:
-    """A launch configuration in the words of a launch template; older clouds have nothing else."""
-    params = {"LaunchConfigurationNames": [name]}
-    found = site.call("autoscaling", "DescribeLaunchConfigurations", params).get("LaunchConfigurations") or [
-        {}
-    ]
-    profile = found[0].get("IamInstanceProfile") or ""
-    given = found[0].get("SecurityGroups") or []
-    return {
-        **{
-            key: found[0].get(key)
-            for key in ("ImageId", "InstanceType", "KeyName", "UserData", "MetadataOptions")
-        },
-        "SecurityGroupIds": [group for group in given if group.startswith("sg-")],
-        "SecurityGroups": [group for group in given if not group.startswith("sg-")],
-        "BlockDeviceMappings": found[0].get("BlockDeviceMappings") or [],
-        "IamInstanceProfile": {"Arn" if profile.startswith("arn:") else "Name": profile} if profile else {},
-    }
 
 
 def _template_groups(site: Site, data: Json) -> tuple[str, ...]:

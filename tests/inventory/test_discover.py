@@ -24,6 +24,7 @@ from drpilot.domain.group import (
 from drpilot.domain.plain import Json, from_plain, to_plain
 from drpilot.domain.ports import CloudError, FailureClass, Site
 from drpilot.inventory.discover import carried, members, partner, survey, uncarried, unprotected
+from drpilot.inventory.launching import digest_of
 from drpilot.inventory.resources import tag_filter
 from tests.contract.grounds import Ground, opened
 
@@ -207,7 +208,7 @@ def test_a_database_is_described_completely(estate: Estate, found: Group) -> Non
     assert database.private_address == "10.9.1.20"
     assert database.security_groups == ("shop",)
     assert (database.key_pair, database.profile) == ("ops", "shop-db")
-    assert database.user_data == USER_DATA
+    assert database.user_data_sha256 == digest_of(USER_DATA)
     assert database.metadata_options["HttpTokens"] == "required"
     assert database.metadata_options["HttpPutResponseHopLimit"] == 2
     assert "State" not in database.metadata_options
@@ -255,7 +256,11 @@ def test_a_scaling_group_is_read_through_its_template(estate: Estate, found: Gro
     assert group is not None
     version = "1" if estate.ground.name == "moto" else "2"
     assert (group.key, group.template, group.template_version) == ("shop-web", "shop-web", version)
-    assert (group.image, group.type, group.user_data) == (network["image"], "t3.small", WEB_DATA)
+    assert (group.image, group.type, group.user_data_sha256) == (
+        network["image"],
+        "t3.small",
+        digest_of(WEB_DATA),
+    )
     assert (group.minimum, group.desired, group.maximum) == (1, 2, 4)
     assert set(group.subnets) == {network["subnet"], network["second"]}
     assert (group.security_groups, group.key_pair) == (("shop",), "ops")

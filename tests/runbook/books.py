@@ -57,7 +57,7 @@ VOLUMES = tuple(
     Volume(f"db-1/dev/sd{letter}", f"vol-{letter}", f"/dev/sd{letter}", 8, "gp3") for letter in "fgh"
 )
 MEMBER = Instance(
-    "db-1", "i-1", "m5.large", "z1", "subnet-1", "ami-1", "running", volumes=VOLUMES, user_data="${{ evil }}"
+    "db-1", "i-1", "m5.large", "z1", "subnet-1", "ami-1", "running", volumes=VOLUMES, key_pair="${{ evil }}"
 )
 GROUP = Group(
     "shop",

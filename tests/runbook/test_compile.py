@@ -224,7 +224,7 @@ def test_references_across_items_and_groups() -> None:
 def test_data_is_never_taken_for_an_expression() -> None:
     """A `${{` that comes out of a member's data stays data when the engine resolves the input."""
     plan = planned(
-        "{id: a, action: check.tier, with: {tier: '${{ (group.tiers | first).instances[0].user_data }}'}}"
+        "{id: a, action: check.tier, with: {tier: '${{ (group.tiers | first).instances[0].key_pair }}'}}"
     )
     step = plan.steps[0]
     assert resolve(step.given, scope_of(plan, step, {})) == {"tier": "${{ evil }}"}
