@@ -128,6 +128,8 @@ class Writer:
 
     def _intent(self, intent: Intent) -> None:
         run, step = self._the_run(), self._step(intent.path)
+        before = self.session.get(AttemptRow, (run.id, intent.path, step.attempt)) if step.attempt else None
+        goes_on = before is not None and (before.round, before.kind) == (intent.round, intent.kind)
         event = "attempt started" if intent.kind == "do" else "undo"
         if not (intent.kind == "undo" and step.state == "undoing"):
             step.state = self.fire(
@@ -151,6 +153,7 @@ class Writer:
                 state="intent",
                 term=run.term,
                 intended_at=micros(self.now),
+                checkpoint=before.checkpoint if before is not None and goes_on else None,
             )
         )
         self.session.flush()

@@ -85,6 +85,14 @@ def test_blind_observation_makes_duplicates_and_the_count_shows_it(bench: Bench)
     assert len(bench.shelf.things) == 2
 
 
+def test_what_an_attempt_stored_is_there_for_the_next(bench: Bench) -> None:
+    """A long piece of work goes on where it was cut off: its checkpoint outlives the attempt."""
+    run = begin(bench, plan(step("a", action="thing.slow", retry=Retry(attempts=5))))
+    assert bench.driver().drive(run.id, ME).view.result == "succeeded"
+    assert bench.shelf.calls == ["put a1", "put a2", "put a3"]
+    assert len(bench.journal.attempts(run.id)) == 3
+
+
 @pytest.mark.row(50)
 def test_a_passing_failure_is_tried_again_with_a_fresh_token(bench: Bench) -> None:
     """Only a definite failure gets a new round, hence a new token."""

@@ -241,6 +241,31 @@ class Once(Action[PutInput, PutOutput]):
         return Unseen(certain=False, why="nobody can tell")
 
 
+class Slow(Action[PutInput, PutOutput]):
+    """Puts a thing in three parts, each remembered; the reply of each but the last is lost."""
+
+    name = "thing.slow"
+    summary = "put in parts"
+    idempotency = Idempotency.RERUN
+    effect = Effect.CREATE
+    Input, Output = PutInput, PutOutput
+
+    def __init__(self, shelf: Shelf) -> None:
+        self.shelf = shelf
+
+    def start(self, ctx: Context, given: PutInput) -> Answer[PutOutput]:
+        part = int((ctx.resume or {}).get("parts", 0)) + 1
+        ctx.checkpoint({"parts": part})
+        self.shelf.put(f"{given.name}{part}", ctx.token)
+        if part < 3:
+            raise CloudError(FailureClass.UNKNOWN, "Cut", "cut off", happened="unknown", operation="Put")
+        return Waiting({}, after_s=0.0)
+
+    def observe(self, ctx: Context, given: PutInput) -> Answer[PutOutput]:
+        parts = int((ctx.resume or {}).get("parts", 0))
+        return Done(PutOutput(id=str(parts), token=ctx.token)) if parts == 3 else Unseen(True, "not all parts")
+
+
 class Wait(Action[LookInput, LookOutput]):
     """Looks and is never satisfied."""
 
@@ -294,6 +319,7 @@ def catalogue(shelf: Shelf) -> dict[str, Action[Any, Any]]:
         LookAt(shelf),
         Fence(),
         Once(shelf),
+        Slow(shelf),
         Raise(),
         Overreach(),
         Wait(),
@@ -314,13 +340,14 @@ def step(
         "check.source": ("pure", "none", False),
         "fence.apply": ("rerun", "change", True),
         "thing.once": ("once", "create", False),
+        "thing.slow": ("rerun", "create", False),
         "thing.raise": ("pure", "none", False),
         "thing.wait": ("pure", "none", False),
         "thing.overreach": ("rerun", "change", False),
     }
     idempotency, effect, protects = facts.get(action or "", ("pure", "none", False))
     more.setdefault("scope", {"steps": {need: need for need in needs}})
-    given = more.pop("given", {"name": path} if action in ("thing.put", "thing.once") else {})
+    given = more.pop("given", {"name": path} if action in ("thing.put", "thing.once", "thing.slow") else {})
     return PlannedStep(
         path,
         action,
