@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import Field
 
+from drpilot.actions import freezing
 from drpilot.actions.carry import kms_key
 from drpilot.actions.members import instance_of, tier_of, writers
 from drpilot.actions.views import (
@@ -139,7 +140,8 @@ class Capture(Action[CaptureInput, CaptureOutput]):
     """Snapshot all volumes of one instance at one instant.
 
     CreateSnapshots takes every attached volume, the root included, at the same instant (EC2 API reference,
-    CreateSnapshots); it has no ClientToken, so it is alone in its step and found by its tags.
+    CreateSnapshots); it has no ClientToken, so it is alone in its step and found by its tags. A tier with `freeze`
+    is frozen around the call.
     """
 
     name = "point.capture"
@@ -153,6 +155,8 @@ class Capture(Action[CaptureInput, CaptureOutput]):
     def start(self, ctx: Context, given: CaptureInput) -> Answer[CaptureOutput]:
         tier = tier_of(ctx, given.tier)
         instance = instance_of(tier, given.instance)
+        if freezing.left_frozen(ctx):
+            freezing.thaw_left(ctx, tier, instance)
         if instance.volumes and not self._found(ctx):
             tags = ctx.tags(point=ctx.point_id, tier=tier.name, member=instance.key)
             params = {
@@ -160,7 +164,12 @@ class Capture(Action[CaptureInput, CaptureOutput]):
                 "Description": f"drpilot:{ctx.name}/{ctx.path}",
                 "TagSpecifications": [specification("snapshot", tags)],
             }
-            ctx.site("source").call("ec2", "CreateSnapshots", params)
+            site = ctx.site("source")
+            with freezing.frozen(ctx, tier, instance):
+                site.call("ec2", "CreateSnapshots", params)
+        if tier.freeze:
+            # What the programs said is known to the next look, not to one of this moment.
+            return Waiting({}, after_s=0.0, note="the snapshots were asked for")
         return visible(self.observe, ctx, given)
 
     def _found(self, ctx: Context) -> list[Json]:
@@ -172,6 +181,8 @@ class Capture(Action[CaptureInput, CaptureOutput]):
         instance = instance_of(tier, given.instance)
         if not instance.volumes:
             return Done(CaptureOutput(snapshots={}, captured_at=rfc3339(ctx.intended_at)))
+        if freezing.left_frozen(ctx):
+            return Unseen(True, f"{instance.key} may still be frozen")
         every = snapshots(ctx.site("source"), made_here(ctx))
         found = {item["VolumeId"]: item for item in every if item["State"] != "error"}
         if any(tags_of(item).get("drpilot:attempt") == ctx.token for item in every) and not found:
@@ -191,18 +202,17 @@ class Capture(Action[CaptureInput, CaptureOutput]):
                 "source_id": snapshot["SnapshotId"],
                 "id": "",
                 "size_gib": int(snapshot["VolumeSize"]),
-                "facts": _facts(instance, volume, snapshot),
+                "facts": _facts(instance, volume, snapshot)
+                | {"consistency": freezing.consistency(ctx, tier)},
             }
             moves.append(replica_move(ctx, ("snapshot", volume.key), "captured", data))
         output = CaptureOutput(snapshots=ids, captured_at=rfc3339(min(times)))
-        return Done(output, tuple(moves), warning=self._warning(tier.freeze, instance, found))
+        return Done(output, tuple(moves), warning=self._warning(ctx, instance, found))
 
     @staticmethod
-    def _warning(freeze: tuple[str, ...], instance: Instance, found: dict[str, Any]) -> str:
+    def _warning(ctx: Context, instance: Instance, found: dict[str, Any]) -> str:
         known = {volume.id for volume in instance.volumes}
-        said = []
-        if freeze:
-            said.append("freeze hooks are not run: the volumes are crash-consistent at one instant")
+        said = [freezing.said(ctx)] if freezing.said(ctx) else []
         if set(found) - known:
             said.append(f"{instance.key} has volumes the group does not know; replicate again to carry them")
         return "; ".join(said)

@@ -67,6 +67,7 @@ _ROWS: tuple[Row, ...] = (
     Row("DRP-2112", "witness-wrong", 3, "{what}", "The witness and the journal differ on who is active.", "drpilot status {group}; settle it before any move"),
     Row("DRP-2113", "clock-skew", 3, "clock of this host and of {site} differ by {skew}", "Signatures are refused beyond 15 minutes of difference, and loss estimates are off.", "set the clock (NTP)"),
     Row("DRP-2114", "permission-missing", 3, "{action} is not allowed on {site}", "A DryRun of the action was refused.", "allow it in the policy of the role drpilot uses"),
+    Row("DRP-2119", "freeze-missing", 3, "{program} can't be started on this host", "A tier's freeze and thaw run where the run is driven; without them its points are crash-consistent.", "install it where drpilot serve runs, or take `freeze` out of the group file"),
     # 30xx credentials
     Row("DRP-3001", "credentials", 7, "{site} refuses the credentials", "The key is unknown, the secret is wrong or expired.", "check the profile or the reference in drpilot.yaml, then: drpilot site check {site}"),
     Row("DRP-3002", "no-credentials", 7, "no credentials for {site}: {what}", "The profile, variable, file or command that drpilot.yaml names gives none. AWS_* variables are not used for a named site.", "mend the reference under sites.{site}"),

@@ -127,6 +127,7 @@ def point_document(point: RecoveryPoint, now: datetime) -> dict[str, Any]:
         "proven_by": point.proven_by,
         "age_seconds": seconds_between(point.captured_at, now),
         "size_gib": sum(replica.size_gib for replica in point.replicas),
+        "consistency": point.consistency or None,
         "pinned_by": sorted(point.pins),
         "replicas": [
             {
@@ -137,6 +138,7 @@ def point_document(point: RecoveryPoint, now: datetime) -> dict[str, Any]:
                 "id": one.id,
                 "tier": one.tier,
                 "size_gib": one.size_gib,
+                "consistency": one.facts.get("consistency"),
             }
             for one in point.replicas
         ],

@@ -94,12 +94,24 @@ def point_list(
             span(seconds_between(p.captured_at, now)),
             f"{p.source} → {p.site}",
             len(p.replicas),
+            p.consistency or None,
             p.proven_by,
             ", ".join(sorted(p.pins)) or None,
         )
         for p in points
     )
-    table = Table(("POINT", "STATE", "TAKEN", "AGE", "DIRECTION", "REPLICAS", "PROVEN BY", "PINNED BY"), rows)
+    titles = (
+        "POINT",
+        "STATE",
+        "TAKEN",
+        "AGE",
+        "DIRECTION",
+        "REPLICAS",
+        "CONSISTENT",
+        "PROVEN BY",
+        "PINNED BY",
+    )
+    table = Table(titles, rows)
     data = {"group": group, "points": [point_document(point, now) for point in points]}
     if not points:
         return Answer(data, (f"{group} has no recovery point yet",), session.command(f"replicate {group}"))
@@ -120,6 +132,7 @@ def point_show(session: Session, group: GroupName, point: PointName) -> Answer:
         f"point {found.id} of {group}: {found.state}, {found.source} → {found.site}",
         f"taken {moment(found.captured_at, now)}, complete {moment(found.completed_at, now)}, {proven}",
         f"pinned by {', '.join(sorted(found.pins))}" if found.pins else "not pinned",
+        *([f"{found.consistency}-consistent"] if found.consistency else []),
     ]
     table = Table(
         ("TIER", "KIND", "MEMBER", "ON SOURCE", "REPLICA", "SIZE"),

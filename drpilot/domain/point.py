@@ -54,6 +54,15 @@ class RecoveryPoint:
         """Complete and not set aside."""
         return self.state in USABLE and self.captured_at is not None
 
+    @property
+    def consistency(self) -> str:
+        """`application` if every volume's application was frozen for its snapshot, else `crash`: as after a power cut.
+
+        Empty for a point without volumes.
+        """
+        found = {item.facts.get("consistency", "crash") for item in self.replicas if item.kind == "snapshot"}
+        return "" if not found else "application" if found == {"application"} else "crash"
+
     def replica(self, member: str, kind: str) -> Replica:
         """The replica of `member`; KeyError where the point has none."""
         for replica in self.replicas:

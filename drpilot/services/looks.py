@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+from drpilot.actions.command import startable
 from drpilot.actions.members import balancer, group_view
 from drpilot.actions.traffic import record_of, same_name
 from drpilot.actions.views import describe, images, instances, snapshots
@@ -381,6 +382,25 @@ def _orphans(house: House, view: GroupView) -> Iterator[Checked]:
             )
 
 
+def _freezing(house: House, view: GroupView) -> Iterator[Checked]:
+    """Whether the programs around a capture can be started from here; a service elsewhere may have its own."""
+    programs = [program for tier in view.group.tiers for program in tier.freeze]
+    expected = "every program of `freeze` can be started on this host"
+    missing = sorted({program for program in programs if not startable(program)})
+    if programs and not missing:
+        yield ok("freezing", view.name, expected, f"{len(programs)} of {len(programs)}")
+    for program in missing:
+        message = f"{program} can't be started on this host: points made from here are crash-consistent"
+        hint = "install it where drpilot serve runs, or take `freeze` out of the group file"
+        yield warning(
+            "freezing",
+            view.name,
+            expected,
+            message,
+            Finding("freeze-missing", "warning", message, view.name, hint),
+        )
+
+
 _MEMBERS = ("drift", "carried-with-loss", "unmapped", "unprotected-resource", "no-members")
 
 
@@ -396,6 +416,7 @@ LOOKS: tuple[GroupLook, ...] = (
     GroupLook("keys", "KMS keys enabled", ("key-unusable",), _nowhere, _keys),
     GroupLook("traffic", "the name leads to the active side", ("drift",), _active, _name),
     GroupLook("quota", "room for a failover", ("quota-short",), _standing, _quota),
+    GroupLook("freezing", "freeze programs here", ("freeze-missing",), _nowhere, _freezing),
     GroupLook("members", "members as protected", _MEMBERS, _active, _members),
     GroupLook("orphans", "everything tagged has an owner", ("orphan",), _nowhere, _orphans),
 )

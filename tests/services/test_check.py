@@ -4,6 +4,8 @@ time. Every finding has its check, its word and its hint, and goes away when its
 
 from __future__ import annotations
 
+import base64
+import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -373,6 +375,43 @@ def test_a_disabled_key_is_found_before_the_night(shop: Shop) -> None:
     finally:
         shop.house.journal.remember(view.group, "home")
     assert "key-unusable" not in shop.found()
+
+
+def test_a_freeze_program_that_is_not_here_is_found(shop: Shop) -> None:
+    """What freezes an application must be where captures are driven from, and is looked for before it is needed."""
+    view = shop.house.journal.group("shop")
+    tiers = list(view.group.tiers)
+    for programs, missing in (
+        (("/bin/sh -c true", "/bin/true"), []),
+        (("/bin/true", "/no/thaw now"), ["/no/thaw now"]),
+    ):
+        tiers[0] = replace(tiers[0], freeze=programs)
+        shop.house.journal.remember(replace(view.group, tiers=tuple(tiers)), "home")
+        found = shop.found().get("freeze-missing", [])
+        assert [text.split(" can't be started")[0] for text in found] == missing
+    shop.house.journal.remember(view.group, "home")
+
+
+def _launched(shop: Shop, site: str) -> str:
+    """The user data, base64, that the app tier's newest launch template hands a machine on a site."""
+    params: dict[str, Any] = {"LaunchTemplateName": "shop-app", "Versions": ["$Latest"]}
+    (version,) = shop.call(site, "DescribeLaunchTemplateVersions", **params)["LaunchTemplateVersions"]
+    return str(version["LaunchTemplateData"]["UserData"])
+
+
+def test_user_data_never_stands_in_the_journal(shop: Shop) -> None:
+    """It may hold passwords: neither its text nor its base64 is in a file of the journal, yet it has arrived.
+
+    The files are read by another process: closing one here would drop this process's locks.
+    """
+    data = _launched(shop, "home")
+    assert _launched(shop, "away") == data
+    folder = Path(shop.house.journal.database.url.removeprefix("sqlite:///")).parent
+    files = sorted(str(path) for path in folder.glob("journal.db*"))
+    line = base64.b64decode(data).decode().splitlines()[-1]
+    for text, there in ((data, False), (line, False), ("shop-app", True)):
+        done = subprocess.run(["grep", "-aqF", "--", text, *files], check=False)
+        assert (done.returncode == 0) is there, text
 
 
 def test_an_open_fence_is_found(shop: Shop) -> None:
