@@ -263,7 +263,9 @@ class Slow(Action[PutInput, PutOutput]):
 
     def observe(self, ctx: Context, given: PutInput) -> Answer[PutOutput]:
         parts = int((ctx.resume or {}).get("parts", 0))
-        return Done(PutOutput(id=str(parts), token=ctx.token)) if parts == 3 else Unseen(True, "not all parts")
+        return (
+            Done(PutOutput(id=str(parts), token=ctx.token)) if parts == 3 else Unseen(True, "not all parts")
+        )
 
 
 class Wait(Action[LookInput, LookOutput]):
