@@ -4,29 +4,37 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from concurrent.futures import TimeoutError as OutOfTime
 from pathlib import Path
+from queue import Empty, Queue
+from threading import Thread
 
 from drpilot.actions.catalogue import CATALOGUE
 from drpilot.base.clock import Chance, Clock, RealClock
 from drpilot.base.errors import DrpilotError
 from drpilot.clouds.credentials import CredentialsReference
 from drpilot.clouds.dialect import AWS
+from drpilot.clouds.failures import as_drpilot_error
 from drpilot.clouds.session import Clients
 from drpilot.clouds.session import SiteSettings as CloudSettings
 from drpilot.clouds.site import BotoSite, Ways
 from drpilot.clouds.witness import S3Witness
-from drpilot.domain.ports import Site, Witness
+from drpilot.domain.ports import CloudError, Site, Witness
 from drpilot.engine.context import World
 from drpilot.inventory import configuration
 from drpilot.inventory.configuration import Configuration, SiteSettings
 from drpilot.journal.database import Database
 from drpilot.journal.holder import present_holder
 from drpilot.journal.journal import Journal
-from drpilot.services.house import House, Look
+from drpilot.services.house import SPOKEN, House, Look
 
-__all__ = ["Sites", "home_of", "open_house"]
+__all__ = ["Sites", "home_of", "open_house", "told"]
+
+_REFUSALS = (*SPOKEN, "no-credentials")
+
+
+def told(error: CloudError) -> DrpilotError:
+    """A cloud's error as the catalogue has it, where no installation is open."""
+    return as_drpilot_error(error)
 
 
 def home_of(*, lab: bool) -> Path:
@@ -95,14 +103,22 @@ class Sites:
 
     def probe(self, site: str, *, timeout_s: float) -> Look:
         """One bounded look with clients of its own: who answers, as whom, and how far off its clock is."""
-        pool = ThreadPoolExecutor(max_workers=1)
-        future = pool.submit(self._look, site)
+        box: Queue[Look] = Queue()
+        # A daemon: what hangs must not keep the process alive past the bound.
+        Thread(target=lambda: box.put(self._look(site)), name=f"look-{site}", daemon=True).start()
         try:
-            return future.result(timeout=timeout_s)
-        except OutOfTime:
+            return box.get(timeout=timeout_s)
+        except Empty:
             return Look(site, answers=False, detail=f"no answer within {timeout_s:g} s")
-        finally:
-            pool.shutdown(wait=False)
+
+    def told(self, error: CloudError) -> DrpilotError:
+        """A cloud's error as the catalogue has it, with what is configured for its site."""
+        settings = self._settings.sites.get(error.site)
+        if settings is None:
+            return as_drpilot_error(error)
+        service = error.operation.partition(":")[0] or "ec2"
+        endpoint = self.site(error.site).endpoint(service)
+        return as_drpilot_error(error, endpoint=endpoint, account=settings.account)
 
     def _look(self, site: str) -> Look:
         fresh = BotoSite(
@@ -112,10 +128,12 @@ class Sites:
         try:
             fresh.call("ec2", "DescribeRegions", {})
             identity = fresh.connect()
-        except DrpilotError as error:
-            return Look(site, answers=False, detail=error.title + (f": {error.why}" if error.why else ""))
+        except (CloudError, DrpilotError) as error:
+            known = self.told(error) if isinstance(error, CloudError) else error
+            refusal = known.word if known.word in _REFUSALS else ""
+            return Look(site, answers=False, detail=_said(known, endpoint), refusal=refusal)
         except Exception as error:  # noqa: BLE001 - a look reports what it saw, whatever that was
-            return Look(site, answers=False, detail=f"{endpoint}: {getattr(error, 'message', error)}")
+            return Look(site, answers=False, detail=f"{endpoint}: {error}")
         finally:
             fresh.close()
         return Look(
@@ -163,5 +181,13 @@ def open_house(
         person=who.name,
         account=who.name if lab else who.account or who.name,
         lab=lab,
+        told=sites.told,
         pulse=pulse,
     )
+
+
+def _said(error: DrpilotError, endpoint: str) -> str:
+    """What was seen of a site that can't be used, in one line."""
+    if error.word in _REFUSALS:
+        return error.title + (f": {error.why}" if error.why else "")
+    return f"{endpoint}: {error.why or error.title}"

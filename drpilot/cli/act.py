@@ -78,6 +78,7 @@ def _move(session: Session, mode: str, group: str, move: Move, consent: Consent)
 
     house = session.house
     since = _moment("--since", move.since)
+    house.journal.group(group)  # who is not known is not looked for
     session.say("looking (15 s at most) …")
     offer = propose(
         house, mode, group, Asking(consent.reason, move.point, since, move.to, consent.break_glass)

@@ -90,6 +90,7 @@ def _document(one: Checked) -> dict[str, Any]:
         "verdict": one.verdict,
         "expected": one.expected,
         "observed": one.observed,
+        "word": finding.word if finding is not None else None,
         "code": finding.code if finding is not None else None,
         "message": finding.message if finding is not None else None,
         "hint": one.hint,

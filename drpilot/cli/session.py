@@ -68,6 +68,12 @@ class Session:
         found: House = self._house
         return found
 
+    @property
+    def opened(self) -> House | None:
+        """The installation, if a command has opened it."""
+        found: House | None = self._house
+        return found
+
     def quiet(self) -> None:
         """Let the rooms below log warnings only; called before the first of them is used."""
         from drpilot.base import log
@@ -128,7 +134,19 @@ def perform(session: Session, function: Callable[..., Any], values: Mapping[str,
     except KeyboardInterrupt:
         return refuse(_interrupted(session), terminal, session.beside)
     except Exception as error:  # noqa: BLE001 - the process's edge: a bug is reported, never a traceback
-        return refuse(bug(error), terminal, session.beside)
+        known = _told(session, error) or bug(error)
+        return refuse(_lab_hints(known, session.common), terminal, session.beside)
+
+
+def _told(session: Session, error: Exception) -> DrpilotError | None:
+    """A cloud's own error in the catalogue's words; None for any other."""
+    from drpilot.domain.ports import CloudError
+
+    if not isinstance(error, CloudError):
+        return None
+    from drpilot import wiring
+
+    return session.opened.told(error) if session.opened is not None else wiring.told(error)
 
 
 def _closed() -> int:

@@ -95,7 +95,8 @@ def _site_line(site: SiteLook, now: datetime) -> str:
     if site.answers:
         return f"{site.name}  fine: {site.detail or 'answers'}, looked {_age(site.looked_age_s)}"
     silent = f" since {moment(site.silent_since, now)} ({_age(site.silent_s)})" if site.silent_since else ""
-    return f"{site.name}  no answer{silent}, looked {_age(site.looked_age_s)}: {site.detail}"
+    what = "refuses us" if site.refusal else "no answer"
+    return f"{site.name}  {what}{silent}, looked {_age(site.looked_age_s)}: {site.detail}"
 
 
 def page_blocks(page: GroupPage, now: datetime) -> list[Any]:

@@ -104,12 +104,14 @@ def rollback(
     reason: Reason = "",
 ) -> Answer:
     """Go back to the old side; after the promotion only with the loss typed."""
-    from drpilot.services.steer import promoted_s
+    from drpilot.services.steer import promoted_s, require_rollback
 
     house = session.house
-    view = house.journal.view(group)
+    runs = house.journal.runs(group, limit=200)
+    view = next((run for run in runs if run.mode in _MOVES), house.journal.view(group))
     if view.state == "finished" and view.result == "rolled_back":
         return _already(session, view, "already_rolled_back", f"{view.name} is rolled back already")
+    require_rollback(house, view)
     accepted, loss = duration("--accept-data-loss", accept_data_loss), promoted_s(view, house.clock.now())
     session.say(f"{view.name}: ROLL BACK  {view.plan.target} → {view.plan.source}")
     if loss is not None:

@@ -187,11 +187,22 @@ def _url(text: str) -> str:
 
 
 def _journal_url(text: str) -> str:
-    if not re.match(r"(sqlite|postgresql)(\+[a-z]+)?://", text):
-        raise ValueError("a journal is sqlite:///PATH or postgresql://USER@HOST/DATABASE")
-    if re.match(r"[a-z+]+://[^/@]*:[^/@]*@", text):
-        raise ValueError("the URL holds a password; keep it in ~/.pgpass or set DRPILOT_DATABASE_URL")
+    if not re.fullmatch(r"sqlite:///\S+", text):
+        raise ValueError("a journal is sqlite:////ABSOLUTE/PATH; other databases are not supported yet")
     return text
+
+
+def _given_url() -> str | None:
+    """The journal that DRPILOT_DATABASE_URL names, if it is set; raises `wrong-value`."""
+    given = os.environ.get("DRPILOT_DATABASE_URL")
+    if not given:
+        return None
+    try:
+        return _journal_url(given)
+    except ValueError as error:
+        raise DrpilotError(
+            "wrong-value", what=f"DRPILOT_DATABASE_URL: {error}", hint="mend it or unset it"
+        ) from None
 
 
 SiteName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]*$", max_length=32)]
@@ -296,7 +307,7 @@ def parse(text: str, folder: Path) -> Configuration:
     default = f"sqlite:///{folder / 'journal.db'}"
     return Configuration(
         home=folder,
-        journal=os.environ.get("DRPILOT_DATABASE_URL") or model.journal or default,
+        journal=_given_url() or model.journal or default,
         witness=WitnessSettings(**model.witness.model_dump()) if model.witness else None,
         sites={name: _settings(name, site, folder) for name, site in model.sites.items()},
         operators={name: Operator(name, frozenset(each.may)) for name, each in model.operators.items()},

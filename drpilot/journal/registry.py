@@ -150,17 +150,30 @@ class Registry:
 
     # -- sites ----------------------------------------------------------------------------------------------
 
-    def saw(self, name: str, *, answers: bool, detail: str = "", account: str = "", region: str = "") -> None:
-        """A look at a site: a sign of life, or silence with its reason."""
+    def saw(  # noqa: PLR0913 - the columns of one row
+        self,
+        name: str,
+        *,
+        answers: bool,
+        detail: str = "",
+        account: str = "",
+        region: str = "",
+        refusal: str = "",
+    ) -> None:
+        """A look at a site: a sign of life, or silence with its reason.
+
+        `refusal` is the catalogue's word where it answered but would not serve us, which is a sign of life too;
+        `no-credentials` says that nobody asked.
+        """
         now = micros(self.clock.now())
         with self.database.write() as session:
             row = session.get(SiteRow, name) or SiteRow(name=name)
             row.answers, row.detail, row.last_looked_at = answers, detail, now
             row.account, row.region = account or row.account, region or row.region
-            if answers:
-                row.last_seen_at, row.silent_since = now, None
-            else:
-                row.silent_since = row.silent_since or now
+            row.refusal = refusal
+            if answers or refusal not in ("", "no-credentials"):
+                row.last_seen_at = now
+            row.silent_since = None if answers else row.silent_since or now
             session.add(row)
 
     def site(self, name: str) -> views.SiteView | None:

@@ -11,7 +11,7 @@ from sqlmodel import Field, SQLModel
 
 __all__ = ["SCHEMA", "metadata"]
 
-SCHEMA = ("0001",)  # every revision this program knows, oldest first
+SCHEMA = ("0001", "0002")  # every revision this program knows, oldest first
 
 SQLModel.metadata.naming_convention = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -37,6 +37,7 @@ class SiteRow(SQLModel, table=True):
     last_seen_at: int | None = Field(default=None, sa_type=BigInteger)
     last_looked_at: int | None = Field(default=None, sa_type=BigInteger)
     silent_since: int | None = Field(default=None, sa_type=BigInteger)
+    refusal: str = ""
 
 
 class GroupRow(SQLModel, table=True):

@@ -79,6 +79,7 @@ class SiteView:
     last_seen_at: datetime | None
     last_looked_at: datetime | None
     silent_since: datetime | None
+    refusal: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +160,7 @@ def site_view(row: SiteRow) -> SiteView:
         moment(row.last_seen_at),
         moment(row.last_looked_at),
         moment(row.silent_since),
+        row.refusal,
     )
 
 

@@ -134,5 +134,6 @@ def _finished(view: RunView) -> DrpilotError | None:
         run=view.name,
         step=failed.path if failed else "-",
         what=text,
+        why=text if word == "run-failed" else "",
         where=failed.planned.position if failed else "",
     )

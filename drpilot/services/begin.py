@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
+from drpilot.base.clock import rfc3339
 from drpilot.base.errors import DrpilotError
 from drpilot.base.units import ceiling_duration, format_duration
 from drpilot.domain.fence import Verdict
@@ -19,6 +20,7 @@ from drpilot.domain.group import Group, Tier
 from drpilot.domain.plain import to_plain
 from drpilot.domain.plan import Approval, Plan, Proposal, Sight
 from drpilot.domain.point import RecoveryPoint, choose, lag_s, loss_s
+from drpilot.domain.ports import CloudError
 from drpilot.domain.run import RunView
 from drpilot.inventory.discover import members
 from drpilot.journal.history import recoveries
@@ -86,17 +88,37 @@ def propose(house: House, mode_name: str, name: str, asking: Asking) -> Offer:
     """Everything a person needs to decide, looked up within seconds; nothing is written but what was seen."""
     mode = MODES[mode_name]
     view = house.journal.group(name)
+    _possible(asking.since, None, house.clock.now())
     source, target = _direction(house, view, mode, asking)
     _guard(house, view, mode, asking)
     looks = _looks(house, view, source, target) if mode.name in ("failover", "switchover") else {}
     if mode.name == "switchover" and not looks[source].answers:
+        if looks[source].refusal:
+            raise _refused(looks[source])
         raise DrpilotError("switchover-needs-both", site=source, group=name, why=looks[source].detail)
     group = _members(house, view, mode, source)
     point = _point(house, view, mode, asking, target)
+    _possible(asking.since, point, house.clock.now())
     run = house.journal.new_id()
     plan = _plan(house, mode, group, (source, target), point.id if point else house.journal.new_id())
     proposal = _proposal(house, _Case(mode, view, group, plan, point, asking, looks))
     return Offer(mode, run, plan, proposal, looks)
+
+
+def _possible(since: datetime | None, point: RecoveryPoint | None, now: datetime) -> None:
+    """Refuse a last sign of life that can't have been: it would make the loss shown a lie."""
+    hint = "the time the source was last seen alive, such as --since 2026-11-22T03:05:00Z"
+    if since is not None and since > now:
+        raise DrpilotError("usage", what=f"--since {rfc3339(since)} lies in the future", hint=hint)
+    alive_at = point.captured_at if point is not None else None
+    if since is not None and point is not None and alive_at is not None and since < alive_at:
+        what = f"--since {rfc3339(since)}: the source was alive at {rfc3339(alive_at)}"
+        raise DrpilotError("usage", what=what, why=f"point {point.id} was captured then", hint=hint)
+
+
+def _refused(look: Look) -> DrpilotError:
+    """The site may be well: our keys are not."""
+    return DrpilotError("site-refuses", site=look.site, why=look.detail)
 
 
 def _direction(house: House, view: GroupView, mode: Mode, asking: Asking) -> tuple[str, str]:
@@ -143,7 +165,7 @@ def _guard(house: House, view: GroupView, mode: Mode, asking: Asking) -> None:
     if mode.lane != "move" or mode.name == "reprotect":
         return  # what only restores protection is never held up
     if view.locked_by is not None:
-        raise DrpilotError("locked", group=view.name, by=view.locked_by, why=view.locked_reason or "")
+        raise DrpilotError("locked", group=view.name, by=view.locked_by, reason=view.locked_reason or "")
     if mode.asks_reason and not asking.reason.strip():
         raise DrpilotError("reason-missing", verb=mode.name, group=view.name)
     if mode.name == "retire":
@@ -171,14 +193,22 @@ def _looks(house: House, view: GroupView, source: str, target: str) -> dict[str,
     with ThreadPoolExecutor(max_workers=len(names)) as pool:
         found = list(pool.map(lambda name: house.probe(name, timeout_s=LOOK_S), names))
     for look in found:
-        house.journal.saw(look.site, answers=look.answers, detail=look.detail, account=look.account)
+        house.journal.saw(
+            look.site, answers=look.answers, detail=look.detail, account=look.account, refusal=look.refusal
+        )
     return {look.site: look for look in found}
 
 
 def _members(house: House, view: GroupView, mode: Mode, source: str) -> Group:
     if not (mode.needs_source or mode.name == "switchover"):
         return view.group
-    group = members(house.site(source), view.group)
+    try:
+        group = members(house.site(source), view.group)
+    except CloudError as error:
+        known = house.told(error)
+        if known.word == "unreachable" and source == view.active:
+            known.hint = f"{known.hint}; if {source} is lost: drpilot failover {view.name}"
+        raise known from error
     house.journal.remember(group, source)
     return group
 
@@ -265,7 +295,7 @@ def _since(house: House, case: _Case, now: datetime) -> datetime | None:
     if case.asking.since is not None:
         return case.asking.since
     look = case.looks.get(case.plan.source)
-    if look is not None and look.answers:
+    if look is not None and look.alive:
         return now
     known = house.journal.site(case.plan.source)
     seen_at = known.last_seen_at if known is not None else None
@@ -323,7 +353,8 @@ def _stops(house: House, case: _Case) -> tuple[str, ...]:
     if look is not None and look.answers:
         lines += [f"tier {tier.name} on {case.plan.source}" for tier in reversed(case.group.tiers)]
     elif look is not None:
-        lines.append(f"nothing else can be stopped on {case.plan.source}")
+        why = f": {look.detail}" if look.refusal else ""
+        lines.append(f"nothing else can be stopped on {case.plan.source}{why}")
     return tuple(lines)
 
 
@@ -337,6 +368,11 @@ def _warnings(case: _Case, source_look: Look | None) -> tuple[str, ...]:
     lines = []
     if case.mode.name == "failover" and source_look is not None and source_look.answers:
         lines.append(f"{case.plan.source} answers: drpilot switchover {case.view.name} would lose nothing")
+    if case.mode.name == "failover" and source_look is not None and source_look.refusal:
+        lines.append(
+            f"{case.plan.source} MAY BE ALIVE AND WRITING: what fails are our keys. Mend them first "
+            f"(drpilot site check {case.plan.source}), or stop it by hand"
+        )
     if case.point is not None and case.point.state != "proven":
         lines.append(f"point {case.point.id} was never booted by a drill")
     return tuple(lines)

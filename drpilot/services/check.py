@@ -89,18 +89,37 @@ def check_site(house: House, name: str, bound_s: float = PROBE_S) -> tuple[Check
     look = house.probe(name, timeout_s=bound_s)
     settings = house.configuration.sites.get(name)
     region = settings.region if settings is not None else ""
-    house.journal.saw(name, answers=look.answers, detail=look.detail, account=look.account, region=region)
+    house.journal.saw(
+        name,
+        answers=look.answers,
+        detail=look.detail,
+        account=look.account,
+        region=region,
+        refusal=look.refusal,
+    )
+    if look.refusal:
+        return (_refused(look),)
     if not look.answers:
-        finding = Finding(
-            "site-silent",
-            "error",
-            f"{name} does not answer: {look.detail}",
-            name,
-            f"drpilot site check {name}",
-        )
+        hint = "look at its network and its endpoint; a group that is active there: drpilot failover GROUP"
+        finding = Finding("site-silent", "error", f"{name} does not answer: {look.detail}", name, hint)
         return (bad("reachable", name, "an answer", look.detail, finding),)
     wanted = settings.account if settings is not None else ""
     return (ok("reachable", name, "an answer", look.detail), *_identity(look, wanted), *_clock(look))
+
+
+_MENDS = {
+    "credentials": "mend the profile or the reference under sites.{site} in drpilot.yaml",
+    "no-credentials": "mend the profile or the reference under sites.{site} in drpilot.yaml",
+    "wrong-account": "use a profile of the account that sites.{site} pins",
+    "denied": "allow it in the policy of the role that sites.{site} uses",
+}
+
+
+def _refused(look: Look) -> Checked:
+    """The site may be well: our keys, their account or their rights are not."""
+    message = f"{look.site} can't be used: {look.detail}"
+    finding = Finding(look.refusal, "error", message, look.site, _MENDS[look.refusal].format(site=look.site))
+    return bad("identity", look.site, "to be let in", look.detail, finding)
 
 
 def _identity(look: Look, wanted: str) -> tuple[Checked, ...]:
@@ -209,7 +228,7 @@ def _journal_checks(house: House, view: GroupView, sites: Mapping[str, SiteView]
             found.append(bad("driven", view.name, "every live run has a driver", message, finding))
     if house.journal.database.sqlite and not house.lab:
         message = "the journal lies on this host only"
-        hint = "run drpilot at the secondary site, or use a PostgreSQL journal"
+        hint = "run drpilot at the secondary site"
         finding = Finding("journal-at-home", "warning", message, house.journal.database.shown or "", hint)
         found.append(
             warning("journal", view.name, "reachable without the active side", "SQLite on this host", finding)

@@ -123,7 +123,8 @@ def _peer(facts: Facts) -> Judged:
     known = facts.sites or {}
     sites = {name: known.get(name) for name in (view.active, view.standing)}
     silent = [
-        f"{name} has not answered since {site.silent_since:%Y-%m-%d %H:%M:%S}Z: {site.detail}"
+        f"{name} {'refuses us' if site.refusal else 'has not answered'} since"
+        f" {site.silent_since:%Y-%m-%d %H:%M:%S}Z: {site.detail}"
         for name, site in sites.items()
         if site is not None and site.answers is False and site.silent_since is not None
     ]

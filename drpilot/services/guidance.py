@@ -36,6 +36,7 @@ class Situation:
     has_point: bool = False
     active_answers: bool | None = None
     standing_answers: bool | None = None
+    active_refuses: bool = False
     standing_fence: str = "none"
     rpo_met: bool | None = None
     healthy: bool = True
@@ -81,6 +82,7 @@ _BESIDE: tuple[Rule, ...] = (
     (lambda s: s.copy == "paused", "drpilot run show {copy}"),
 )
 _LOST: tuple[Rule, ...] = (
+    (lambda s: s.active_refuses, "drpilot site check {active}"),
     (lambda s: s.active_answers is False and s.locked, "drpilot group unlock {group}"),
     (lambda s: s.active_answers is False and s.has_point, 'drpilot failover {group} --reason "…"'),
 )
@@ -139,6 +141,7 @@ def next_command(situation: Situation) -> str:
     command = next(text for holds, text in RULES[situation.state] if holds(situation))
     return command.format(
         group=situation.group,
+        active=situation.active,
         standing=situation.standing,
         orphaned=situation.orphaned,
         unknown=situation.unknown_step,

@@ -8,19 +8,33 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from drpilot.base.clock import Chance, Clock
-from drpilot.domain.ports import Action, Site
+from drpilot.base.errors import DrpilotError
+from drpilot.domain.ports import Action, CloudError, Site
 from drpilot.domain.run import Holder
 from drpilot.engine.context import World
 from drpilot.engine.drive import Driver
 from drpilot.inventory.configuration import Configuration
 from drpilot.journal.journal import Journal
 
-__all__ = ["House", "Look", "Prober"]
+__all__ = ["SPOKEN", "House", "Look", "Prober", "untold"]
+
+SPOKEN = ("credentials", "wrong-account", "denied")
+"""Refusals that a site itself has said: a sign of life."""
+
+
+def untold(error: CloudError) -> DrpilotError:
+    """A cloud's error as the catalogue has it, where nobody knows it better; wiring does."""
+    why = error.message or error.code
+    return DrpilotError("cloud-failure", site=error.site, operation=error.operation, code=error.code, why=why)
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What one bounded look at a site saw."""
+    """What one bounded look at a site saw.
+
+    `answers`: it can be used. `refusal` is the catalogue's word where the trouble lies with our keys and not with the
+    site: credentials, no-credentials, wrong-account, denied. Such a site may well be alive.
+    """
 
     site: str
     answers: bool
@@ -28,6 +42,12 @@ class Look:
     account: str = ""
     skew_s: float | None = None
     endpoints: Mapping[str, str] = field(default_factory=dict)
+    refusal: str = ""
+
+    @property
+    def alive(self) -> bool:
+        """Whether somebody answered at all."""
+        return self.answers or self.refusal in SPOKEN
 
 
 class Prober(Protocol):
@@ -54,6 +74,7 @@ class House:
     person: str
     account: str
     lab: bool = False
+    told: Callable[[CloudError], DrpilotError] = untold
     pulse: Callable[[], None] = lambda: None
     stop: threading.Event = field(default_factory=threading.Event)
     parallel: int = 16

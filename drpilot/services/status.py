@@ -144,6 +144,7 @@ class SiteLook:
     last_seen_at: datetime | None
     silent_since: datetime | None
     silent_s: float | None
+    refusal: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -339,7 +340,8 @@ def _condition_problems(seen: _Seen) -> Iterator[Problem]:
     for name in (view.active, view.standing):
         site = seen.sites.get(name)
         if site is not None and site.answers is False:
-            yield Problem("PeerReachable", f"{name} does not answer: {site.detail}", site.silent_since)
+            what = "can't be used" if site.refusal else "does not answer"
+            yield Problem("PeerReachable", f"{name} {what}: {site.detail}", site.silent_since)
     for name in ("RpoMet", "StandbyReady", "Fenced"):
         if seen.judged[name].value is False:
             stored = view.conditions.get(name, {})
@@ -389,6 +391,7 @@ def _situation(seen: _Seen) -> Situation:
         has_point=seen.has_point,
         active_answers=active.answers if active else None,
         standing_answers=standing.answers if standing else None,
+        active_refuses=bool(active and active.refusal),
         standing_fence=str(view.fences.get(view.standing, {}).get("state", "none")),
         rpo_met=judged["RpoMet"].value,
         healthy=judged["RpoMet"].value is not False and judged["StandbyReady"].value is not False,
@@ -413,4 +416,5 @@ def site_look(site: SiteView, now: datetime) -> SiteLook:
         site.last_seen_at,
         site.silent_since,
         silent,
+        site.refusal,
     )

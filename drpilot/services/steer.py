@@ -16,7 +16,7 @@ from drpilot.engine.undoing import TOUCHED, refusal
 from drpilot.services.house import House
 from drpilot.services.right import require_right
 
-__all__ = ["Order", "open_gate", "order", "promoted_s"]
+__all__ = ["Order", "open_gate", "order", "promoted_s", "require_rollback"]
 
 _RIGHTS = {"approve": "approve", "decline": "approve"}
 
@@ -54,6 +54,10 @@ def order(house: House, run: str, what: Order) -> RunView:
         case "pause" | "cancel":
             _check_possible(view, what.kind)
         case "retry" | "skip" | "settle":
+            if view.state == "finished":
+                raise DrpilotError(
+                    "transition-refused", family="run", key=view.name, event=what.kind, state=view.state
+                )
             _check_step(view, what)
     data = dict(what.data)
     data.pop("confirm", None)
@@ -115,15 +119,34 @@ def promoted_s(view: RunView, now: datetime) -> float | None:
     return None
 
 
+def require_rollback(house: House, view: RunView) -> None:
+    """Raise `rollback-refused` where no typed fact could make a rollback of this run possible."""
+    why = None
+    hint = f"drpilot run show {view.name}"
+    if view.mode not in ("failover", "switchover"):
+        why = f"{view.name} is a {view.mode}: only a failover or a switchover is rolled back"
+    elif not permitted("run", view.state, "roll back"):
+        why = f"{view.name} is {view.state}" + (f" ({view.result})" if view.result else "")
+    else:
+        why = refusal(Draft(view, house.clock.now()), loss_typed=True)
+        hint = f"drpilot fence {view.group}" if why is not None and "fenced" in why else hint
+    if why is not None:
+        raise DrpilotError("rollback-refused", group=view.group, what=why, hint=hint)
+
+
 def _check_rollback(house: House, view: RunView, what: Order) -> None:
-    _confirmed(view, what, "rollback")
+    require_rollback(house, view)
     now = house.clock.now()
     accepted, lost = what.data.get("accepted_loss_s"), promoted_s(view, now)
-    why = refusal(Draft(view, now), loss_typed=accepted is not None)
-    if why is not None:
-        typed = f"--confirm {view.group} --accept-data-loss {ceiling_duration(lost or 0.0)}"
-        hint = f"drpilot fence {view.group}" if "fenced" in why else f"drpilot rollback {view.group} {typed}"
-        raise DrpilotError("rollback-refused", group=view.group, what=why, hint=hint)
+    needs: dict[str, Any] = {} if what.data.get("confirm") == view.group else {"confirm": view.group}
+    if lost is not None and accepted is None:
+        needs["accept_data_loss_seconds"] = round(lost, 1)
+    if needs:
+        typed = f"--confirm {view.group}"
+        typed += f" --accept-data-loss {ceiling_duration(lost)}" if lost is not None else ""
+        raise DrpilotError(
+            "consent-missing", verb="rollback", group=view.group, hint=typed, data={"needs": needs}
+        )
     if lost is not None and float(accepted or 0.0) < lost:
         raise DrpilotError(
             "loss-not-accepted",

@@ -190,7 +190,9 @@ def look_at_sites(house: House) -> tuple[Happening, ...]:
     found = []
     for look in looks:
         before = house.journal.site(look.site)
-        house.journal.saw(look.site, answers=look.answers, detail=look.detail, account=look.account)
+        house.journal.saw(
+            look.site, answers=look.answers, detail=look.detail, account=look.account, refusal=look.refusal
+        )
         changed = _changed(before.answers if before is not None else None, look, house.clock.now())
         found += [changed] if changed is not None else []
     return (*found, *refresh(house))
@@ -198,7 +200,8 @@ def look_at_sites(house: House) -> tuple[Happening, ...]:
 
 def _changed(before: bool | None, look: Look, now: datetime) -> Happening | None:
     if before is not False and not look.answers:
-        return Happening(now, "silent", f"{look.site} does not answer: {look.detail}")
+        what = "can't be used" if look.refusal else "does not answer"
+        return Happening(now, "silent", f"{look.site} {what}: {look.detail}")
     if before is False and look.answers:
         return Happening(now, "back", f"{look.site} answers again")
     return None

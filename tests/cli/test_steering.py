@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
+from drpilot.base.clock import rfc3339
 from drpilot.cli import act, attend, look, protecting, steer
 from drpilot.cli.options import Consent, Move
 from drpilot.domain.fence import Verdict
@@ -138,6 +140,42 @@ def test_rolling_back_asks_for_the_loss(ready: Tiny) -> None:
     assert ready.journal.view("shop/2").result == "rolled_back"
     again = desk(steer.rollback, group="shop", output="json")
     assert (again.code, again.document["result"]) == (0, "already_rolled_back")
+
+
+def test_a_rollback_that_can_not_be_asks_nothing(ready: Tiny) -> None:
+    """No move to roll back, or an old side that is not fenced: refused with 5 before any question, with the reason."""
+    desk = Desk(ready.house, typed=["shop", "10m"])
+    none = desk(steer.rollback, group="shop")
+    assert (none.code, "is a replicate" in none.err, "Type the" in none.err) == (5, True, False)
+    finished = desk(steer.retry, run="shop", output="json")
+    assert (finished.code, finished.document["error"]["word"]) == (5, "transition-refused")
+
+
+def test_a_rollback_names_all_it_needs_at_once(ready: Tiny) -> None:
+    """Without a terminal one refusal says both typed facts, as options ready to copy."""
+    claims = {"epoch.claim": Claim("epoch.claim", ready.outside)}
+    ready.house.catalogue = {**ready.house.catalogue, **claims}
+    ready.failover()
+    ready.clock.advance(100)
+    said = Desk(ready.house)(steer.rollback, group="shop", output="json")
+    error = said.document["error"]
+    assert (said.code, error["word"], set(error["data"]["needs"])) == (
+        5,
+        "consent-missing",
+        {"confirm", "accept_data_loss_seconds"},
+    )
+    assert error["hint"].startswith("--confirm shop --accept-data-loss ")
+
+
+@pytest.mark.parametrize("offset_s", [60, -86_400])
+def test_a_sign_of_life_that_can_not_have_been_is_refused(ready: Tiny, desk: Desk, offset_s: int) -> None:
+    """Not in the future, and not before the point was captured: the loss shown would be a lie."""
+    since = rfc3339(ready.clock.now() + timedelta(seconds=offset_s))
+    said = desk(
+        act.failover, group="shop", move=Move(since=since), consent=Consent(reason="x"), output="json"
+    )
+    assert (said.code, said.document["error"]["word"]) == (2, "usage")
+    assert ready.journal.runs("shop", live=True) == ()
 
 
 def test_a_watched_run_that_nobody_drives(ready: Tiny, desk: Desk) -> None:

@@ -25,7 +25,7 @@ from drpilot.inventory.configuration import (
 
 FULL = """\
 drpilot: 1
-journal: postgresql://drpilot@journal.example.org/drpilot
+journal: sqlite:////var/lib/drpilot/journal.db
 witness: {site: frankfurt, bucket: example-drpilot-witness, prefix: shop/}
 sites:
   ireland: {cloud: aws, profile: dr, region: eu-west-1, account: "210987654321"}
@@ -52,7 +52,7 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_reads_everything(tmp_path: Path) -> None:
     """Sites, witness, operators and journal come as values; relative paths are taken from the file's folder."""
     configuration = parse(FULL, tmp_path)
-    assert configuration.journal == "postgresql://drpilot@journal.example.org/drpilot"
+    assert configuration.journal == "sqlite:////var/lib/drpilot/journal.db"
     assert configuration.witness == WitnessSettings("frankfurt", "example-drpilot-witness", "shop/")
     assert list(configuration.sites) == ["ireland", "frankfurt", "home"]
     assert configuration.site("ireland") == SiteSettings("ireland", "aws", "eu-west-1", "210987654321", "dr")
@@ -121,8 +121,8 @@ SITE = 'drpilot: 1\nsites:\n  a: {cloud: aws, region: r, account: "123456789012"
     [
         ("sites: {}", "1:1: key 'drpilot' is missing"),
         ("drpilot: 1\nsite: {}", "2:1: unknown key 'site' (did you mean 'sites'?)"),
-        ("drpilot: 1\njournal: /var/journal.db", "2:10: journal: a journal is sqlite:///PATH or postgresql://USER@HOST/DATABASE"),
-        ("drpilot: 1\njournal: postgresql://u:hunter2@h/d", "2:10: journal: the URL holds a password; keep it in ~/.pgpass or set DRPILOT_DATABASE_URL"),
+        ("drpilot: 1\njournal: /var/journal.db", "2:10: journal: a journal is sqlite:////ABSOLUTE/PATH; other databases are not supported yet"),
+        ("drpilot: 1\njournal: postgresql://u:hunter2@h/d", "2:10: journal: a journal is sqlite:////ABSOLUTE/PATH; other databases are not supported yet"),
         ("drpilot: 1\nwitness: {site: x, bucket: b}", "2:11: witness: site 'x' is not under sites"),
         ("drpilot: 1\noperators: {x: {may: [approve, run]}}", "2:32: operators.x.may: must be 'operate' or 'approve', not 'run'"),
         ("drpilot: 1\noperators: {x: {may: []}}", "2:17: operators.x.may: needs at least 1 of them, not a list"),

@@ -58,6 +58,11 @@ def test_a_row_is_complete(row: Row) -> None:
     assert re.fullmatch(r"DRP-\d{4}", row.code)
     assert re.fullmatch(r"[a-z]+(-[a-z0-9]+)*", row.word)
     assert row.exit_code in EXIT_CODES
+    # `why`, `where` and `data` are parts of the error itself and never reach the text.
+    fields = {
+        name for text in (row.title, row.hint) for _, name, _, _ in string.Formatter().parse(text) if name
+    }
+    assert not fields & {"why", "where", "data"}
     assert row.exit_code != 0
     assert row.title
     assert row.cause.endswith(".")
