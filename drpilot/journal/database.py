@@ -53,9 +53,25 @@ class Database:
                 _reserve(Path(parsed.database).expanduser())
             except OSError as error:
                 raise DrpilotError("journal-unreadable", path=self.shown, what=str(error)) from error
-        with self.refusals():
-            self.engine = self._connect()
-            self._upgrade()
+        try:
+            with self.refusals():
+                self.engine = self._connect()
+                self._upgrade()
+        except DrpilotError as error:
+            if error.word != "journal-unwritable" or not self._settled():
+                raise
+            with self.refusals():  # a full disk must not hide what is known: it can still be read
+                self.engine = create_engine(f"sqlite:///file:{parsed.database}?immutable=1&uri=true")
+                self._upgrade()
+
+    def _settled(self) -> bool:
+        """Whether the file alone holds everything: no write-ahead log is left beside it."""
+        path = Path(make_url(self.url).database or "")
+        log = path.with_name(path.name + "-wal")
+        try:
+            return self.sqlite and path.stat().st_size > 0 and (not log.exists() or log.stat().st_size == 0)
+        except OSError:
+            return False
 
     def _connect(self) -> Engine:
         arguments: dict[str, Any] = (

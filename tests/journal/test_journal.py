@@ -148,6 +148,36 @@ def test_a_full_disk_is_one_clear_error_and_nothing_is_lost(tmp_path: Path) -> N
     chain.verify("group:shop", events)
 
 
+NO_ROOM = """
+import resource, sys
+sys.path.insert(0, {root!r})
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+from drpilot.base.clock import Chance, RealClock
+from drpilot.base.errors import DrpilotError
+from drpilot.journal.database import Database
+from drpilot.journal.journal import Journal
+journal = Journal(Database("sqlite:///{folder}/journal.db"), RealClock(), Chance())
+print(journal.group("shop").locked_by)
+try:
+    journal.lock("shop", "me", None)
+except DrpilotError as error:
+    print(error.word)
+"""
+
+
+def test_a_full_disk_hides_nothing(tmp_path: Path) -> None:
+    """Not one byte can be written, not even SQLite's own files: what is known is read, what changes it is refused."""
+    bench = Bench(tmp_path)
+    bench.journal.lock("shop", "oncall", "a full disk")
+    bench.journal.database.close()
+    root = str(Path(__file__).resolve().parents[2])
+    script = textwrap.dedent(NO_ROOM.format(root=root, folder=str(tmp_path)))
+    done = subprocess.run(
+        [sys.executable, "-B", "-c", script], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.stdout.split() == ["oncall", "journal-unwritable"], done.stderr
+
+
 EIGHT = """
 import sys
 from pathlib import Path
