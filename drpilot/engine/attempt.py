@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from drpilot.base.errors import DrpilotError
 from drpilot.base.log import logger
+from drpilot.domain.operations import is_reading
 from drpilot.domain.plain import Json
 from drpilot.domain.plan import Call
 from drpilot.domain.ports import (
@@ -29,7 +30,7 @@ from drpilot.domain.ports import (
     Waiting,
 )
 from drpilot.domain.run import Failure, Outcome, StepView
-from drpilot.engine.context import StepContext, is_reading
+from drpilot.engine.context import StepContext
 from drpilot.engine.decide import results
 from drpilot.runbook.expression import resolve, scope_of
 

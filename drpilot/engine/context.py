@@ -11,6 +11,7 @@ from drpilot.base.clock import Clock
 from drpilot.base.ids import digest
 from drpilot.domain.fence import Claim
 from drpilot.domain.group import Group
+from drpilot.domain.operations import is_reading
 from drpilot.domain.plan import Proposal
 from drpilot.domain.point import RecoveryPoint
 from drpilot.domain.ports import Site, StandbyView, Witness
@@ -29,14 +30,6 @@ class World:
     settle_s: float = (
         2.0  # how long a fresh resource may stay invisible: EC2's reads are eventually consistent
     )
-
-
-_READS = ("Describe", "Get", "List", "Head", "Test", "Search", "Lookup")
-
-
-def is_reading(operation: str) -> bool:
-    """Whether an operation only looks, by its first word (a convention of the AWS APIs)."""
-    return operation.startswith(_READS)
 
 
 @dataclass(slots=True)

@@ -28,8 +28,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from drpilot.base.clock import RealClock
+from drpilot.domain.operations import is_reading
 from drpilot.lab.cloud import Cloud, Refusal, Settings, Unreachable
-from drpilot.lab.faults import Cut, is_reading
+from drpilot.lab.faults import Cut
 from drpilot.lab.remote import RemotePeer
 from drpilot.lab.store import MissingBlock
 from drpilot.lab.wire import Incoming, Reply, answer

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from botocore.exceptions import ConnectionClosedError, EndpointConnectionError, ReadTimeoutError
 
-from drpilot.lab.faults import KINDS, Fault, Faults, is_reading, parse_fault
+from drpilot.domain.operations import is_reading
+from drpilot.lab.faults import KINDS, Fault, Faults, parse_fault
 from tests.lab.core_world import Pair, code_of
 
 
