@@ -23,8 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from drpilot.base.clock import Clock, RealClock
+from drpilot.domain.operations import is_reading
 from drpilot.lab.agenda import Agenda
-from drpilot.lab.faults import Cut, Faults, Meeting, is_reading
+from drpilot.lab.faults import Cut, Faults, Meeting
 from drpilot.lab.path import LocalPeer, Peer, Unreachable
 from drpilot.lab.quota import Bucket, admit
 from drpilot.lab.refusal import NOT_FOUND, Refusal, throttled
@@ -146,10 +147,13 @@ class Cloud:
                 if outermost:
                     for key in self._tables.flush():
                         self._born[key] = self.clock.monotonic()
+                    self.faults.settle()
             except BaseException:
                 if outermost:
                     self._after.clear()
                     self._tables.roll_back()
+                    if self.faults.recount():
+                        self._tables.flush()
                 raise
             finally:
                 self._depth -= 1

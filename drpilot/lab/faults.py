@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
-__all__ = ["KINDS", "Cut", "Fault", "Faults", "Meeting", "is_reading", "parse_fault"]
+from drpilot.domain.operations import is_reading
+
+__all__ = ["KINDS", "Cut", "Fault", "Faults", "Meeting", "parse_fault"]
 
 KINDS: dict[str, str] = {
     "refuse": "connections are refused (a rule without action closes the port)",
@@ -35,7 +37,6 @@ _DEFAULT_VALUE = {"latency": "2", "stale-read": "5", "not-found-yet": "3", "slow
 _NUMERIC = frozenset(_DEFAULT_VALUE)
 _OUTAGES = ("refuse", "hang", "reset", "error-5xx")
 _BEFORE = (*_OUTAGES, "throttle", "latency", "lost-reply", "stale-read", "not-found-yet")
-_READING = re.compile(r"^(Describe|List|Get|Head|Lookup|Test|Search)")
 _RULE = re.compile(
     r"^(?P<kind>[a-z0-9-]+)(=(?P<value>[^:@=]+))?"
     r"(:(?P<service>[a-zA-Z0-9*-]+)(\.(?P<action>[A-Za-z0-9*]+))?)?"
@@ -85,11 +86,6 @@ class Fault:
         return f"{self.kind}{value}{scope}@{self.first}{span}"
 
 
-def is_reading(operation: str) -> bool:
-    """Whether `operation` only reads, by its name."""
-    return _READING.match(operation) is not None
-
-
 def parse_fault(text: str) -> Fault:
     """Read a rule; raises ValueError with one clear line when it can't be read."""
     text = text.strip() or "refuse"
@@ -132,10 +128,15 @@ class Meeting:
 
 
 class Faults:
-    """The rules in force on one site. Rows live in the cloud's table `faults`, so they survive a restart."""
+    """The rules in force on one site. Rows live in the cloud's table `faults`, so they survive a restart.
+
+    A rule that refuses a call is met inside the transaction the refusal undoes. What was counted there is counted
+    again by `recount`, else `capacity@2` would hit every call from the second on.
+    """
 
     def __init__(self, rows: MutableMapping[str, dict[str, Any]]) -> None:
         self._rows = rows
+        self._counted: list[tuple[str, bool]] = []  # rule id and whether it hit, since the last `settle`
 
     def set(self, fault: Fault | str) -> str:
         """Put a rule in force and give its id. The caller holds the cloud's transaction."""
@@ -167,7 +168,7 @@ class Faults:
     @property
     def outage(self) -> str | None:
         """The kind of a whole-site outage in force (refuse, hang, reset, error-5xx), else None."""
-        for fault, _ in self._parsed():
+        for _, fault in self._parsed():
             if fault.kind in _OUTAGES and fault.whole:
                 return fault.kind
         return None
@@ -175,10 +176,10 @@ class Faults:
     def meet(self, service: str, operation: str) -> Meeting:
         """Count a call and say what it meets. The caller holds the cloud's transaction."""
         meeting = Meeting()
-        for fault, row in self._parsed():
+        for key, fault in self._parsed():
             if fault.kind not in _BEFORE or not fault.covers(service, operation):
                 continue
-            if not _strikes(fault, row):
+            if not self._strikes(key, fault):
                 continue
             if fault.kind in _OUTAGES or fault.kind == "throttle":
                 meeting.refusal = meeting.refusal or fault.kind
@@ -199,8 +200,8 @@ class Faults:
     def value(self, kind: str, service: str, operation: str) -> str | None:
         """As `strikes`, but gives the rule's value ('' where it has none), or None when nothing hits."""
         struck: str | None = None
-        for fault, row in self._parsed():
-            if fault.kind == kind and fault.covers(service, operation) and _strikes(fault, row):
+        for key, fault in self._parsed():
+            if fault.kind == kind and fault.covers(service, operation) and self._strikes(key, fault):
                 struck = struck or fault.value or ""
         return struck
 
@@ -208,17 +209,29 @@ class Faults:
         """Whether the path to `site` is cut from here."""
         if self.outage is not None:
             return True
-        return any(fault.kind == "partition" and fault.value in (None, site) for fault, _ in self._parsed())
+        return any(fault.kind == "partition" and fault.value in (None, site) for _, fault in self._parsed())
 
-    def _parsed(self) -> Iterator[tuple[Fault, dict[str, Any]]]:
+    def settle(self) -> None:
+        """What was counted is on disk."""
+        self._counted.clear()
+
+    def recount(self) -> bool:
+        """Count once more what an undone transaction had counted; whether there was anything to count."""
+        counted, self._counted = self._counted, []
+        known = [(self._rows[key], hit) for key, hit in counted if key in self._rows]
+        for row, hit in known:
+            row["seen"] += 1
+            row["hit"] += hit
+        return bool(known)
+
+    def _parsed(self) -> Iterator[tuple[str, Fault]]:
         for key in list(self._rows):
-            row = self._rows[key]
-            yield parse_fault(row["rule"]), row
+            yield key, parse_fault(self._rows[key]["rule"])
 
-
-def _strikes(fault: Fault, row: dict[str, Any]) -> bool:
-    row["seen"] += 1
-    if row["seen"] < fault.first or (fault.last is not None and row["seen"] > fault.last):
-        return False
-    row["hit"] += 1
-    return True
+    def _strikes(self, key: str, fault: Fault) -> bool:
+        row = self._rows[key]
+        row["seen"] += 1
+        hit = row["seen"] >= fault.first and (fault.last is None or row["seen"] <= fault.last)
+        row["hit"] += hit
+        self._counted.append((key, hit))
+        return hit

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from typing import Any
 
 import pytest
@@ -227,6 +228,23 @@ def test_status_checks_pass_after_a_while(lab: Ground) -> None:
     assert (later["InstanceStatus"]["Status"], later["SystemStatus"]["Status"]) == ("ok", "ok")
     output = lab.ec2.get_console_output(InstanceId=one)["Output"]
     assert one in output
+
+
+def test_a_refusal_by_a_fault_is_counted_though_the_call_is_undone(lab: Ground) -> None:
+    """`capacity@2` hits the second launch alone, also after a restart: the count outlives the refused call."""
+    with lab.pair.home.transaction():
+        lab.pair.home.faults.set("capacity:ec2.RunInstances@2")
+    first = lab.run()["InstanceId"]
+    assert code_of(lab.run) == "InsufficientInstanceCapacity"
+    assert lab.pair.home.faults.rules()[0] | {"id": ""} == {
+        "id": "",
+        "rule": "capacity:ec2.RunInstances@2",
+        "seen": 2,
+        "hit": 1,
+    }
+    assert lab.run()["InstanceId"] != first
+    kept = lab.pair.home.store.rows()
+    assert [json.loads(text)["seen"] for name, _, text in kept if name == "faults"] == [3]
 
 
 def test_limits_of_capacity_and_quota_are_real(lab: Ground) -> None:
