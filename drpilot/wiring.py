@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from queue import Empty, Queue
 from threading import Thread
@@ -12,7 +12,7 @@ from drpilot.actions.catalogue import CATALOGUE
 from drpilot.base.clock import Chance, Clock, RealClock
 from drpilot.base.errors import DrpilotError
 from drpilot.clouds.credentials import CredentialsReference
-from drpilot.clouds.dialect import AWS
+from drpilot.clouds.dialect import AWS, DIALECTS
 from drpilot.clouds.failures import as_drpilot_error
 from drpilot.clouds.session import Clients
 from drpilot.clouds.session import SiteSettings as CloudSettings
@@ -27,7 +27,7 @@ from drpilot.journal.holder import present_holder
 from drpilot.journal.journal import Journal
 from drpilot.services.house import SPOKEN, House, Look
 
-__all__ = ["Sites", "home_of", "open_house", "told"]
+__all__ = ["Sites", "home_of", "open_house", "slots_of", "told"]
 
 _REFUSALS = (*SPOKEN, "no-credentials")
 
@@ -57,6 +57,11 @@ def cloud_settings(site: SiteSettings) -> CloudSettings:
         credentials=reference,
         ca_bundle=site.ca_bundle,
     )
+
+
+def slots_of(site: SiteSettings) -> Mapping[str, int]:
+    """How much long work of each kind a site does at once: its own word, else its kind of cloud's. Calls nothing."""
+    return {str(kind): count for kind, count in {**DIALECTS[site.cloud].slots, **site.at_once}.items()}
 
 
 class Sites:
@@ -182,6 +187,7 @@ def open_house(
         account=who.name if lab else who.account or who.name,
         lab=lab,
         told=sites.told,
+        slots=lambda name: slots_of(settings.site(name)),
         pulse=pulse,
     )
 

@@ -226,6 +226,7 @@ class Source(Action[Nothing, SourceOutput]):
     idempotency = Idempotency.PURE
     effect = Effect.NONE
     permissions = ("sts:GetCallerIdentity", "ec2:DescribeInstances")
+    at = ("source",)
     Input = Nothing
     Output = SourceOutput
 

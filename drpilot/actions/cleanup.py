@@ -93,6 +93,7 @@ class Machines(Action[CleanInput, CleanOutput]):
     idempotency = Idempotency.RERUN
     effect = Effect.DESTROY
     permissions = ("ec2:TerminateInstances", "ec2:DescribeInstances")
+    at = ("site",)
     Input = CleanInput
     Output = CleanOutput
 
@@ -126,6 +127,7 @@ class Volumes(Action[CleanInput, CleanOutput]):
     idempotency = Idempotency.RERUN
     effect = Effect.DESTROY
     permissions = ("ec2:DeleteVolume", "ec2:DescribeVolumes")
+    at = ("site",)
     Input = CleanInput
     Output = CleanOutput
 
@@ -176,6 +178,7 @@ class Networks(Action[CleanInput, CleanOutput]):
         "ec2:DescribeSubnets",
         "ec2:DescribeVpcs",
     )
+    at = ("site",)
     Input = CleanInput
     Output = CleanOutput
 
@@ -234,6 +237,7 @@ class Verify(Action[CleanInput, VerifyOutput]):
         "ec2:DescribeSubnets",
         "ec2:DescribeVpcs",
     )
+    at = ("site",)
     Input = CleanInput
     Output = VerifyOutput
 
@@ -265,6 +269,7 @@ class Superseded(Action[CleanInput, CleanOutput]):
     idempotency = Idempotency.RERUN
     effect = Effect.DESTROY
     permissions = ("ec2:DeleteVolume", "ec2:DescribeVolumes")
+    at = ("site",)
     Input = CleanInput
     Output = CleanOutput
 

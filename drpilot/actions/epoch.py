@@ -91,6 +91,7 @@ class ClaimEpoch(Action[Nothing, EpochOutput]):
     effect = Effect.CHANGE
     protects = True
     permissions = ("s3:GetObject", "s3:PutObject")
+    at = ("target", "source")
     Input = Nothing
     Output = EpochOutput
 

@@ -107,6 +107,7 @@ class Prepare(Action[SiteInput, PrepareOutput]):
         "ec2:DescribeSecurityGroups",
         "ec2:DescribeInstances",
     )
+    at = ("site",)
     Input = SiteInput
     Output = PrepareOutput
 
@@ -214,6 +215,7 @@ class Apply(Action[SiteInput, ApplyOutput]):
         "ec2:DescribeInstances",
         "ec2:DescribeSecurityGroups",
     )
+    at = ("site",)
     Input = SiteInput
     Output = ApplyOutput
 

@@ -107,6 +107,7 @@ class Invalidate(Action[SiteInput, InvalidateOutput]):
         "autoscaling:CreateOrUpdateTags",
         "autoscaling:DescribeAutoScalingGroups",
     )
+    at = ("site",)
     Input = SiteInput
     Output = InvalidateOutput
 
@@ -160,6 +161,7 @@ class MarkInvalidated(Action[MarkInput, InvalidateOutput]):
     idempotency = Idempotency.RERUN
     effect = Effect.CHANGE
     permissions = (*Invalidate.permissions, "s3:GetObject")
+    at = ("site",)
     Input = MarkInput
     Output = InvalidateOutput
 

@@ -238,6 +238,7 @@ class Retreat(Action[RetreatInput, RetreatOutput]):
         "autoscaling:UpdateAutoScalingGroup",
         "autoscaling:DescribeAutoScalingGroups",
     )
+    at = ("site",)
     Input = RetreatInput
     Output = RetreatOutput
 

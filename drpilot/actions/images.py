@@ -62,6 +62,8 @@ class CopyImage(Action[TierInput, ImageOutput]):
     idempotency = Idempotency.TOKEN
     effect = Effect.CREATE
     permissions = ("ec2:CopyImage", "ec2:CreateTags", "ec2:DescribeImages", "kms:CreateGrant")
+    at = ("target", "source")
+    slot = "copy-snapshot"
     Input = TierInput
     Output = ImageOutput
 

@@ -80,6 +80,7 @@ class Request(Action[Nothing, PointOutput]):
     idempotency = Idempotency.PURE
     effect = Effect.NONE
     permissions = ("ec2:DescribeInstances",)
+    at = ("source",)
     Input = Nothing
     Output = PointOutput
 
@@ -149,6 +150,7 @@ class Capture(Action[CaptureInput, CaptureOutput]):
     idempotency = Idempotency.OBSERVE
     effect = Effect.CREATE
     permissions = ("ec2:CreateSnapshots", "ec2:CreateTags", "ec2:DescribeSnapshots")
+    at = ("source",)
     Input = CaptureInput
     Output = CaptureOutput
 
@@ -251,6 +253,7 @@ class Captured(Action[CapturedInput, CapturedOutput]):
     idempotency = Idempotency.PURE
     effect = Effect.NONE
     permissions = ("ec2:DescribeInstances",)
+    at = ("source",)
     Input = CapturedInput
     Output = CapturedOutput
 
@@ -323,6 +326,8 @@ class Copy(Action[CopyInput, CopyOutput]):
     idempotency = Idempotency.OBSERVE
     effect = Effect.CREATE
     permissions = ("ec2:CopySnapshot", "ec2:CreateTags", "ec2:DescribeSnapshots", "kms:CreateGrant")
+    at = ("target",)
+    slot = "copy-snapshot"
     Input = CopyInput
     Output = CopyOutput
 

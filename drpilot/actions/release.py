@@ -89,6 +89,7 @@ class Release(Action[ReleaseInput, ReleaseOutput]):
         "ec2:DeleteTags",
         "ec2:DescribeInstances",
     )
+    at = ("site",)
     Input = ReleaseInput
     Output = ReleaseOutput
 

@@ -88,6 +88,7 @@ class Delete(Action[Nothing, DeleteOutput]):
     idempotency = Idempotency.RERUN
     effect = Effect.DESTROY
     permissions = ("ec2:DeregisterImage", "ec2:DeleteSnapshot", "ec2:DescribeImages", "ec2:DescribeSnapshots")
+    at = ("target", "source")
     Input = Nothing
     Output = DeleteOutput
 

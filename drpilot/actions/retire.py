@@ -225,6 +225,7 @@ class Points(Action[Nothing, RetiredOutput]):
     idempotency = Idempotency.RERUN
     effect = Effect.DESTROY
     permissions = ("ec2:DeregisterImage", "ec2:DeleteSnapshot", "ec2:DescribeImages", "ec2:DescribeSnapshots")
+    at = ("target", "source")
     Input = Nothing
     Output = RetiredOutput
 
@@ -288,6 +289,7 @@ class Deny(Action[Nothing, RetiredOutput]):
     idempotency = Idempotency.RERUN
     effect = Effect.DESTROY
     permissions = ("ec2:DeleteSecurityGroup", "ec2:DescribeSecurityGroups")
+    at = ("target", "source")
     Input = Nothing
     Output = RetiredOutput
 
@@ -333,6 +335,7 @@ class Tags(Action[Nothing, RetiredOutput]):
         "autoscaling:DeleteTags",
         "autoscaling:DescribeAutoScalingGroups",
     )
+    at = ("target", "source")
     Input = Nothing
     Output = RetiredOutput
 

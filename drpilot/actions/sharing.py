@@ -55,6 +55,7 @@ class Share(Action[ShareInput, ShareOutput]):
         "ec2:DescribeImageAttribute",
         "ec2:DescribeImages",
     )
+    at = ("source",)
     Input = ShareInput
     Output = ShareOutput
 

@@ -131,6 +131,7 @@ class Build(Action[TierInput, StandbyOutput]):
         "elasticloadbalancing:DescribeTargetGroups",
         "elasticloadbalancing:DescribeListeners",
     )
+    at = ("target", "source")
     Input = TierInput
     Output = StandbyOutput
 
@@ -285,6 +286,7 @@ class Fit(Action[FitInput, StandbyOutput]):
         "ec2:DescribeInstances",
         "autoscaling:DescribeAutoScalingGroups",
     )
+    at = ("site",)
     Input = FitInput
     Output = StandbyOutput
 

@@ -155,6 +155,7 @@ class Switch(Action[SwitchInput, SwitchOutput]):
         "route53:GetHostedZone",
         "elasticloadbalancing:DescribeLoadBalancers",
     )
+    at = ("to",)
     Input = SwitchInput
     Output = SwitchOutput
 
@@ -209,6 +210,7 @@ class Restore(Action[RestoreInput, SwitchOutput]):
     effect = Effect.CHANGE
     protects = True
     permissions = Switch.permissions
+    at = ("switched_to",)
     Input = RestoreInput
     Output = SwitchOutput
 

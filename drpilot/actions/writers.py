@@ -61,6 +61,7 @@ class Stop(Action[TierInput, StopOutput]):
         "autoscaling:UpdateAutoScalingGroup",
         "autoscaling:DescribeAutoScalingGroups",
     )
+    at = ("source",)
     Input = TierInput
     Output = StopOutput
 
@@ -153,6 +154,7 @@ class Start(Action[StartInput, StartOutput]):
         "autoscaling:ResumeProcesses",
         "autoscaling:DescribeAutoScalingGroups",
     )
+    at = ("source",)
     Input = StartInput
     Output = StartOutput
 
@@ -208,6 +210,7 @@ class Quiet(Action[Nothing, QuietOutput]):
     effect = Effect.NONE
     protects = True
     permissions = ("ec2:DescribeInstances",)
+    at = ("source",)
     Input = Nothing
     Output = QuietOutput
 

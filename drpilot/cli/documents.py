@@ -65,7 +65,10 @@ ENDED = frozenset({"succeeded", "warned", "skipped", "ignored", "cancelled", "un
 
 
 def run_document(view: RunView) -> dict[str, Any]:
-    """A run with its steps and what people said."""
+    """A run with its steps and what people said; a ready step that waits for a slot says so in its note."""
+    from drpilot.engine.places import queued
+
+    waiting, plan = queued(view), view.plan
     return {
         **run_line(view),
         "plan": view.plan.digest,
@@ -85,7 +88,11 @@ def run_document(view: RunView) -> dict[str, Any]:
         ],
         "fences": dict(view.fences),
         "proposal": proposal_document(view.proposal) if view.proposal is not None else None,
-        "steps": [_step(number, step) for number, step in enumerate(view.steps.values(), start=1)],
+        "limits": {"parallel": plan.parallel, "per_site": plan.per_site, "at_once": dict(plan.slots)},
+        "steps": [
+            {**_step(number, step), "note": waiting.get(path, step.note)}
+            for number, (path, step) in enumerate(view.steps.items(), start=1)
+        ],
     }
 
 

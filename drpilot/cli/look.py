@@ -16,6 +16,7 @@ from drpilot.cli.statuspage import overview_blocks, page_blocks, span
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from drpilot.domain.plan import Plan
     from drpilot.domain.run import RunView, StepView
 
 __all__ = [
@@ -182,7 +183,11 @@ def run_list(
 
 
 def run_show(session: Session, run: RunName) -> Answer:
-    """One run with every step, and who drives it."""
+    """One run with every step, and who drives it; a ready step that waits for a place in its cloud says for which."""
+    from dataclasses import replace
+
+    from drpilot.engine.places import queued
+
     house = session.house
     now = house.clock.now()
     view = house.journal.view(run)
@@ -191,13 +196,18 @@ def run_show(session: Session, run: RunName) -> Answer:
         f"{view.name} {view.mode}  {view.plan.source} → {view.plan.target}   {state}",
         f"begun {moment(view.created_at, now)} by {view.by}{f': {view.reason}' if view.reason else ''}",
         _driver(session, view, now),
+        _bounds(view.plan) if view.state != "finished" else "",
         *[
             f"{one.person} {'declined' if one.declined else 'approved'} gate {one.gate} at {moment(one.at, now)}"
             for one in view.approvals
         ],
         *[f"unread: {one.kind} by {one.by}" for one in view.requests],
     ]
-    rows = tuple(_step_cells(number, step) for number, step in enumerate(view.steps.values(), start=1))
+    waiting = queued(view)
+    rows = tuple(
+        _step_cells(number, replace(step, note=waiting.get(path, step.note)))
+        for number, (path, step) in enumerate(view.steps.items(), start=1)
+    )
     table = Table(("", "STEP", "STATE", "TOOK", "NOTE"), rows)
     return Answer(run_document(view), (*[line for line in lines if line], table), _run_next(session, view))
 
@@ -218,6 +228,13 @@ def _step_cells(number: int, step: StepView) -> tuple[Any, ...]:
         span(seconds_between(step.started_at, step.ended_at)),
         note or None,
     )
+
+
+def _bounds(plan: Plan) -> str:
+    """How much of a run is under way at once, at most."""
+    slots = [key.partition(" ") for key in plan.slots]
+    work = "".join(f"; {site} {plan.slots[f'{site} {kind}']} {kind}" for site, _, kind in slots)
+    return f"at most {plan.parallel} calls at once, {plan.per_site} a site{work}"
 
 
 def _driver(session: Session, view: RunView, now: datetime) -> str:

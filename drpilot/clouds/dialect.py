@@ -14,8 +14,9 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from drpilot.clouds.limits import AWS_CONCURRENCY, AWS_RATES, Rate
+from drpilot.clouds.limits import AWS_RATES, AWS_SLOTS, Rate
 from drpilot.domain.plain import Json
+from drpilot.domain.plan import Slot
 
 __all__ = ["AWS", "DIALECTS", "Dialect", "Probe"]
 
@@ -65,8 +66,9 @@ class Dialect:
 
     `capabilities` are what it can do; `tokens` narrows the operations that honour a ClientToken (None: those
     of the model); `settle_s` is how long a fresh resource may stay invisible (eventual consistency), so that
-    "absent" needs looks over at least this long; `rates` and `concurrency` are request limits (see
-    limits.py); `read_timeout_s` holds the exceptions to `read_default_s`.
+    "absent" needs looks over at least this long; `rates` are request limits and `slots` how much long work
+    of a kind it does at once, without an entry as much as one likes (see limits.py); `read_timeout_s` holds the
+    exceptions to `read_default_s`.
     """
 
     name: str
@@ -79,7 +81,7 @@ class Dialect:
     tokens: frozenset[str] | None = None
     settle_s: float = 0.0
     rates: Mapping[str, Rate] = field(default_factory=dict)
-    concurrency: Mapping[str, int] = field(default_factory=dict)
+    slots: Mapping[Slot, int] = field(default_factory=dict)
     page_sizes: Mapping[str, int] = field(default_factory=dict)
     unpaged_with: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     public_endpoints: bool = False
@@ -210,7 +212,7 @@ AWS = Dialect(
     ),
     settle_s=5.0,
     rates=AWS_RATES,
-    concurrency=AWS_CONCURRENCY,
+    slots=AWS_SLOTS,
     page_sizes=_AWS_PAGE_SIZES,
     unpaged_with=_AWS_UNPAGED_WITH,
     public_endpoints=True,

@@ -71,12 +71,11 @@ UNREACHABLE = frozenset(
 """Codes of `CloudError` that say the endpoint, not the request, is the trouble."""
 
 _CODES: dict[FailureClass, frozenset[str]] = {
+    F.FULL: frozenset({"ConcurrentSnapshotLimitExceeded", "PendingSnapshotLimitExceeded"}),
     F.THROTTLED: frozenset(
         {
             "BandwidthLimitExceeded",
-            "ConcurrentSnapshotLimitExceeded",
             "EC2ThrottledException",
-            "PendingSnapshotLimitExceeded",
             "PriorRequestNotComplete",
             "RequestLimitExceeded",
             "RequestThrottled",
@@ -237,7 +236,7 @@ _PATTERNS: tuple[tuple[re.Pattern[str], FailureClass], ...] = (
 )
 
 # Sent with status 503 by EC2 and S3, yet a definite refusal.
-_REFUSED_KINDS = frozenset({F.THROTTLED, F.CAPACITY})
+_REFUSED_KINDS = frozenset({F.THROTTLED, F.FULL, F.CAPACITY})
 
 
 def code_class(code: str, status: int = 400) -> FailureClass:
@@ -383,7 +382,7 @@ def _refusal(error: boto.ClientError, site: str, operation: str, changing: bool)
     status = int(metadata.get("HTTPStatusCode", 400))
     kind = code_class(code, status)
     if code == "ResourceLimitExceeded" and "in progress" in str(body.get("Message") or ""):
-        kind = F.THROTTLED  # Too many copies at once is over when one of them ends, unlike a quota.
+        kind = F.FULL  # Too many copies at once is over when one of them ends, unlike a quota.
     unsure = changing and kind not in _REFUSED_KINDS and (status >= 500 or kind is F.TRANSIENT)
     return CloudError(
         kind,

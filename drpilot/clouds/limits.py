@@ -1,4 +1,4 @@
-"""Request limits of a cloud, kept on our side: token buckets a site and operation, and bounded concurrency.
+"""Request limits of a cloud, kept on our side: token buckets a site and operation, and a bound of calls in flight.
 
 Asking slower than the cloud allows is quicker than being throttled: a refused request costs a round trip and
 EC2 counts it too. Figures are the documented ones of one account and region (Amazon EC2 API reference,
@@ -15,8 +15,9 @@ from dataclasses import dataclass
 
 from drpilot.base.clock import Clock
 from drpilot.domain.plain import Json
+from drpilot.domain.plan import Slot
 
-__all__ = ["AWS_CONCURRENCY", "AWS_RATES", "Limits", "Overloaded", "Rate"]
+__all__ = ["AWS_RATES", "AWS_SLOTS", "Limits", "Overloaded", "Rate"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +64,10 @@ AWS_RATES: Mapping[str, Rate] = {
 }
 """`service:Operation`, else `service:changing` or `service:reading` for each other operation on its own."""
 
-AWS_CONCURRENCY: Mapping[str, int] = {"ec2:CopySnapshot": 20, "ec2:CopyImage": 20}
-"""Copies one destination region works on at a time (Amazon EBS quotas, concurrent snapshot copies)."""
+AWS_SLOTS: Mapping[Slot, int] = {"copy-snapshot": 20}
+"""Copies of snapshots that one destination region works on at a time (Amazon EBS quotas, concurrent snapshot copies);
+those of CopyImage are among them. A copy goes on for hours after its call was answered, so the engine counts them.
+"""
 
 # Describe calls that are cheap only when filtered or paged (EC2, "unfiltered and unpaginated non-mutating").
 _HEAVY = frozenset(
@@ -109,7 +112,6 @@ class Limits:
     def __init__(
         self,
         rates: Mapping[str, Rate],
-        concurrency: Mapping[str, int],
         clock: Clock,
         *,
         longest_wait_s: float = 60.0,
@@ -120,7 +122,6 @@ class Limits:
         self._longest_wait_s = longest_wait_s
         self._lock = threading.Lock()
         self._buckets: dict[str, _Bucket] = {}
-        self._places = {name: threading.BoundedSemaphore(count) for name, count in concurrency.items()}
         self._door = threading.BoundedSemaphore(in_flight)
 
     def acquire(self, service: str, operation: str, params: Json, *, changing: bool) -> float:
@@ -146,20 +147,12 @@ class Limits:
     @contextmanager
     def place(self, service: str, operation: str) -> Iterator[None]:
         """Hold one of the bounded places of a call in flight; raises Overloaded when none gets free."""
-        name = f"{service}:{operation}"
-        own = self._places.get(name)
-        held: list[threading.BoundedSemaphore] = []
+        if not self._door.acquire(timeout=self._longest_wait_s):
+            raise Overloaded(f"{service}:{operation}", self._longest_wait_s)
         try:
-            for semaphore in (own, self._door):
-                if semaphore is None:
-                    continue
-                if not semaphore.acquire(timeout=self._longest_wait_s):
-                    raise Overloaded(name, self._longest_wait_s)
-                held.append(semaphore)
             yield
         finally:
-            for semaphore in reversed(held):
-                semaphore.release()
+            self._door.release()
 
     def throttled(self, service: str, operation: str, params: Json, *, changing: bool) -> None:
         """The cloud refused for its rate: somebody else uses the same limits, so our bucket is empty now."""

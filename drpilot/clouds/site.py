@@ -91,7 +91,7 @@ class BotoSite:
         self.name = self.settings.name
         self.region = self.settings.region
         self.account = self.settings.account or ""
-        self._limits = Limits(self.dialect.rates, self.dialect.concurrency, self._ways.clock)
+        self._limits = Limits(self.dialect.rates, self._ways.clock)
         self._identity: Identity | None = None
         self._missing: frozenset[str] = frozenset()
         self._skew_s: float | None = None

@@ -10,10 +10,23 @@ from typing import Any, Literal
 from drpilot.base.ids import digest
 from drpilot.domain.fence import Verdict
 
-__all__ = ["Approval", "Call", "Gate", "OnFailure", "Plan", "PlannedStep", "Proposal", "Retry", "Sight"]
+__all__ = [
+    "Approval",
+    "Call",
+    "Gate",
+    "OnFailure",
+    "Plan",
+    "PlannedStep",
+    "Proposal",
+    "Retry",
+    "Sight",
+    "Slot",
+]
 
 Gate = Literal["go", "fence", "traffic", "commit"]
 OnFailure = Literal["pause", "abort", "continue"]
+Slot = Literal["copy-snapshot"]
+"""Kinds of long work of which one cloud does so much at a time: copies of snapshots into it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +54,8 @@ class PlannedStep:
     """One step of a plan. `given` may hold `${{ }}` expressions over earlier outputs, resolved when its intent is made.
 
     `scope` holds the frozen `foreach` variables. `idempotency`, `effect` and `protects` are copied from the action,
-    so that deciding needs no catalogue.
+    so that deciding needs no catalogue. `sites` are the names of the sites it calls; `slot` is the key in the plan's
+    `slots` of the long work it starts, empty where it starts none; a key that is not there has no limit.
     """
 
     path: str
@@ -64,11 +78,17 @@ class PlannedStep:
     effect: str = "none"
     protects: bool = False
     message: str = ""
+    sites: tuple[str, ...] = ()
+    slot: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A fixed DAG in topological order, frozen into the run. `context` is what expressions see."""
+    """A fixed DAG in topological order, frozen into the run. `context` is what expressions see.
+
+    At most `parallel` attempts are in a thread at once, at most `per_site` of those that call one site, and at most
+    `slots[key]` steps have long work of one kind under way on one site (`away copy-snapshot`: 20).
+    """
 
     runbook: str
     runbook_digest: str
@@ -83,6 +103,7 @@ class Plan:
     context: Mapping[str, Any] = field(default_factory=dict)
     parallel: int = 16
     per_site: int = 8
+    slots: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def digest(self) -> str:

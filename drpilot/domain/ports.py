@@ -19,7 +19,7 @@ from drpilot.base.clock import Clock
 from drpilot.domain.fence import Claim
 from drpilot.domain.group import Group
 from drpilot.domain.plain import Json
-from drpilot.domain.plan import Call, Proposal
+from drpilot.domain.plan import Call, Proposal, Slot
 from drpilot.domain.point import RecoveryPoint
 
 __all__ = [
@@ -49,6 +49,7 @@ class FailureClass(Enum):
     THROTTLED = "throttled"
     TRANSIENT = "transient"
     TIMEOUT = "timeout"
+    FULL = "full"  # as much such work is under way as the cloud does at once; over when some of it ends
     CAPACITY = "capacity"
     AUTH = "auth"
     NOT_FOUND = "not_found"
@@ -310,6 +311,10 @@ class Action(ABC, Generic[I, O]):
 
     `start` issues the calls (with the token or the tags of `ctx`) and answers what it then sees. `observe` is the
     only eye: it verifies a success, settles the unknown and finds before a repeat. `undo` is pure data.
+
+    `at` says which sites it calls, so that they are not called by too many at once: the roles `source` and `target`,
+    or the name of an input that holds a role or a site's name. `slot` is the kind of long work it starts on the first
+    of them, of which a cloud does so much at a time; a step holds its slot until the work is seen to have ended.
     """
 
     name: str
@@ -318,6 +323,8 @@ class Action(ABC, Generic[I, O]):
     effect: Effect
     permissions: tuple[str, ...] = ()
     protects: bool = False  # fence, promotion and epoch steps are never skipped
+    at: tuple[str, ...] = ("target",)
+    slot: Slot | None = None
     Input: type[I]
     Output: type[O]
 

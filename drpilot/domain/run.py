@@ -190,6 +190,7 @@ class Outcome:
     moves: tuple[Move, ...] = ()
     undo: Call | None = None
     looked: bool = False  # the answer came from a look that saw nothing
+    counts: bool = True  # False: refused for want of a place, which uses up no try
 
 
 @dataclass(frozen=True, slots=True)

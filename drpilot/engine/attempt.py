@@ -41,6 +41,8 @@ Phase = Literal["start", "poll", "look"]
 LOOKS = 3  # consistent looks that saw nothing, before a thing counts as not there
 POLL_FIRST_S = 0.25
 POLL_FACTOR = 1.6
+FULL_MAX_S = 60.0  # the longest pause of a step that waits for a place in the cloud
+BACKOFF_GROWS = 100  # a factor of at most 10 then stays a number
 POLL_GROWS = 20  # polls after which the pace stays as the action asks for: a copy is looked at for hours
 UNDO_TRIES = 5
 _PASSING = frozenset(
@@ -250,14 +252,26 @@ def _failed(attempt: _Attempt, failure: Failure) -> Outcome:
         return attempt.outcome(
             "undo failed" if last else "transient failure", failure=failure, wake_at=wake_at
         )
+    if failure.kind == FailureClass.FULL.value:
+        return _full(attempt, failure)
     if failure.kind in retry.errors and tries < retry.attempts:
         return attempt.outcome("transient failure", failure=failure, wake_at=_backoff(attempt, tries))
     return attempt.outcome("failed", failure=failure)
 
 
+def _full(attempt: _Attempt, failure: Failure) -> Outcome:
+    """Others use the cloud's places too: ask again later, which uses up no try, but not for longer than the timeout."""
+    since = attempt.step.started_at or attempt.now
+    if attempt.now - since >= timedelta(seconds=attempt.step.planned.timeout_s):
+        return attempt.outcome("failed", failure=failure)
+    pause = min(_backoff(attempt, attempt.number), attempt.now + timedelta(seconds=FULL_MAX_S))
+    note = f"waits for a place: {failure.message}"
+    return attempt.outcome("transient failure", failure=failure, wake_at=pause, note=note, counts=False)
+
+
 def _backoff(attempt: _Attempt, tries: int) -> datetime:
     """Exponential, with jitter drawn from the attempt's own token, so that a replay waits as long."""
     retry = attempt.step.planned.retry
-    ceiling_s = min(retry.max_s, retry.first_s * retry.factor ** max(0, tries - 1))
+    ceiling_s = min(retry.max_s, retry.first_s * retry.factor ** min(max(0, tries - 1), BACKOFF_GROWS))
     share = 0.5 + int(attempt.ctx.token[:4], 16) / 0x1FFFE if retry.jitter else 1.0
     return attempt.now + timedelta(seconds=ceiling_s * share)

@@ -7,8 +7,7 @@ and every prefix of a run is a legal place to stop. The order of steps is the pl
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from drpilot.base.errors import DrpilotError
@@ -18,6 +17,7 @@ from drpilot.domain.run import Decision, Failure, Intent, Outcome, RunView, Step
 from drpilot.domain.states import FAMILIES
 from drpilot.engine import gates, orders, undoing
 from drpilot.engine.draft import NEED_FAILED, OPEN, Draft
+from drpilot.engine.places import Places, Room
 from drpilot.runbook.expression import condition, resolve, scope_of
 
 __all__ = ["Room", "decide", "results", "scope"]
@@ -26,16 +26,15 @@ _MOVING = ("switching_over", "failing_over", "rolling_back", "reprotecting")
 NOT_MOVING = tuple(word for word in FAMILIES["group"].words if word not in _MOVING)
 
 
-@dataclass(frozen=True, slots=True)
-class Room:
-    """How many more attempts may start, and which steps are in a thread right now."""
-
-    free: int
-    busy: frozenset[str] = frozenset()
+_LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 
 def decide(view: RunView, now: datetime, room: Room) -> Decision:
-    """The changes to commit now and the attempts to start, poll or look at; asked again after each outcome."""
+    """The changes to commit now and the attempts to start, poll or look at; asked again after each outcome.
+
+    Ready steps come first, because there are finitely many, in the order of the plan; then those that are due to be
+    looked at, the longest due first. So none starves, however little room there is.
+    """
     draft = Draft(view, now)
     if draft.over:
         return draft.decision()
@@ -55,6 +54,7 @@ def decide(view: RunView, now: datetime, room: Room) -> Decision:
         _fail_late(draft, room)
         _watch(draft, room)
         undoing.advance(draft, room.busy)
+    _crowd(draft, room)
     if draft.state in ("running", "cleaning"):
         _end(draft)
     return draft.decision()
@@ -90,8 +90,23 @@ def _asks_to_go(draft: Draft) -> bool:
     return any(step.planned.gate == "go" and step.state == "waiting" for step in draft.in_order())
 
 
+def _crowd(draft: Draft, room: Room) -> None:
+    """Of the steps due to be looked at, keep those that fit beside what is under way and what begins."""
+    places = Places(draft.view.plan, draft.steps, room)
+    for path in draft.start:
+        places.take(draft.steps[path].planned)
+    order = [*draft.poll, *draft.look]
+    fitting = set()
+    for path in sorted(order, key=lambda path: draft.steps[path].wake_at or _LONG_AGO):
+        if places.fit(draft.steps[path].planned):
+            places.take(draft.steps[path].planned)
+            fitting.add(path)
+    draft.poll = [path for path in draft.poll if path in fitting]
+    draft.look = [path for path in draft.look if path in fitting]
+
+
 def _advance(draft: Draft, room: Room) -> None:
-    free = room.free - len(room.busy)
+    places = Places(draft.view.plan, draft.steps, room)
     for step in draft.in_order():
         if draft.state == "cleaning" and not step.planned.always:
             if step.state == "unknown":
@@ -109,8 +124,8 @@ def _advance(draft: Draft, room: Room) -> None:
         elif draft.steps[step.path].state == "ready" and draft.state in ("running", "waiting", "cleaning"):
             if step.planned.gate is not None:
                 gates.reach(draft, step.path)
-            elif free > 0:
-                free -= begin(draft, step.path)
+            elif places.fit(step.planned) and not places.queue(draft.steps[step.path]):
+                _begin(draft, step.path, places)
         if draft.steps[step.path].state == "failed":
             _failed(draft, step.path)
 
@@ -148,8 +163,8 @@ def _wake_pending(draft: Draft, step: StepView) -> None:
     draft.step_move(step.path, "needs met")
 
 
-def begin(draft: Draft, path: str) -> int:
-    """Decide the intent of the next attempt of a ready step; 1 if one was decided."""
+def _begin(draft: Draft, path: str, places: Places) -> None:
+    """Decide the intent of the next attempt of a ready step."""
     step = draft.steps[path]
     planned = step.planned
     assert planned.action is not None  # gates never come here
@@ -157,13 +172,14 @@ def begin(draft: Draft, path: str) -> int:
         given = resolve(dict(planned.given), scope(draft.steps, draft.view, step))
     except DrpilotError as error:
         _refuse_input(draft, path, error)
-        return 0
+        return
     number = (step.attempt.number if step.attempt else 0) + 1
     key = token(draft.view.id, path, step.round, "do", given)
     draft.add(Intent(path, number, step.round, "do", key, planned.action, given))
     draft.set(path, state="running", tries=step.tries + 1, wake_at=None)
     draft.start.append(path)
-    return 1
+    places.take(planned)
+    places.hold(planned)
 
 
 def _refuse_input(draft: Draft, path: str, error: DrpilotError) -> None:

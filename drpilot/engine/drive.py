@@ -32,7 +32,8 @@ from drpilot.domain.run import (
 from drpilot.domain.states import FAMILIES
 from drpilot.engine.attempt import Phase, execute
 from drpilot.engine.context import StepContext, World
-from drpilot.engine.decide import Room, decide
+from drpilot.engine.decide import decide
+from drpilot.engine.places import Room
 from drpilot.engine.settle import settle
 from drpilot.journal.journal import Journal
 

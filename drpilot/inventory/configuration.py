@@ -20,8 +20,19 @@ from typing import Annotated, ClassVar, Literal
 import platformdirs
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
-from drpilot.base.document import DocumentModel, Loaded, Version, closest, load, read_text, refusal, require
+from drpilot.base.document import (
+    DocumentModel,
+    Integer,
+    Loaded,
+    Version,
+    closest,
+    load,
+    read_text,
+    refusal,
+    require,
+)
 from drpilot.base.errors import DrpilotError, Finding
+from drpilot.domain.plan import Slot
 
 __all__ = [
     "FILE",
@@ -79,7 +90,7 @@ class Credentials:
 @dataclass(frozen=True, slots=True)
 class SiteSettings:
     """One site as configured. `profile`, or `endpoints` (service to URL) with `credentials`; `account` is
-    checked.
+    checked. `at_once` is how much long work of a kind the cloud does at once, where it differs from its kind.
     """
 
     name: str
@@ -90,6 +101,7 @@ class SiteSettings:
     endpoints: Mapping[str, str] = field(default_factory=dict)
     credentials: Credentials | None = None
     ca_bundle: str | None = None
+    at_once: Mapping[Slot, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,6 +250,7 @@ class SiteModel(DocumentModel):
     endpoints: dict[str, Url] | None = None
     credentials: CredentialsModel | None = None
     ca_bundle: Word | None = None
+    at_once: dict[Slot, Annotated[Integer, Field(ge=1, le=10_000)]] = Field(default_factory=dict)
     refused_keys: ClassVar = {**_NO_SECRETS, "euca2ools": "clouds other than aws come with a later version"}
 
     @model_validator(mode="after")
@@ -336,7 +349,15 @@ def _settings(name: str, site: SiteModel, folder: Path) -> SiteSettings:
     bundle = str(folder / Path(site.ca_bundle).expanduser()) if site.ca_bundle else None
     endpoints = dict(site.endpoints or {})
     return SiteSettings(
-        name, site.cloud, site.region, site.account, site.profile, endpoints, credentials, bundle
+        name,
+        site.cloud,
+        site.region,
+        site.account,
+        site.profile,
+        endpoints,
+        credentials,
+        bundle,
+        site.at_once,
     )
 
 
@@ -413,6 +434,8 @@ def site_line(site: SiteSettings) -> str:
         parts.append(f"credentials: {{{site.credentials.kind}: {_quoted(site.credentials.value)}}}")
     if site.ca_bundle is not None:
         parts.append(f"ca_bundle: {_quoted(site.ca_bundle)}")
+    if site.at_once:
+        parts.append(f"at_once: {json.dumps(dict(site.at_once))}")
     return f"{_quoted(site.name)}: {{{', '.join(parts)}}}"
 
 

@@ -192,6 +192,7 @@ class Writer:
         )
         if outcome.event == "transient failure":
             step.round += 1
+            step.tries -= 0 if outcome.counts else 1
         if outcome.failure is not None:
             step.failure = pack(failure)
         if outcome.output is not None and step.state != "undone":

@@ -85,10 +85,11 @@ def check_room(cloud: Cloud, wanted: int = 1) -> None:
     """Refuse a copy above the limit of copies at once (tunable `concurrent_copies`, 20)."""
     rows = cloud.table("snapshots").peek().values()
     running = sum(row["State"] == "pending" and "_copy" in row for row in rows)
-    if running + wanted > cloud.setting("concurrent_copies", _AT_ONCE):
+    limit = cloud.setting("concurrent_copies", _AT_ONCE)
+    if running + wanted > limit:
         raise Refusal(
             "ResourceLimitExceeded",
-            "Too many snapshot copies in progress. The limit is 20 for this destination region.",
+            f"Too many snapshot copies in progress. The limit is {limit} for this destination region.",
         )
 
 

@@ -142,6 +142,11 @@ class _Compiler:
             context=self.context,
             parallel=self.runbook.limits.parallel,
             per_site=self.runbook.limits.per_site,
+            slots={
+                f"{site} {kind}": count
+                for site, kinds in self.facts.slots.items()
+                for kind, count in kinds.items()
+            },
         )
 
     def step(self, leaf: Element) -> PlannedStep:
@@ -161,6 +166,8 @@ class _Compiler:
                 undo = Call(
                     raw.undo.action, self.input(other, raw.undo.with_, (*leaf.at, "undo", "with"), reading)
                 )
+        sites = self.sites(action, given) if action is not None else ()
+        slot = f"{sites[0]} {action.slot}" if action is not None and action.slot and sites else ""
         defaults = self.runbook.defaults
         scope = {**leaf.variables, "steps": reading.names} if reading.names else dict(leaf.variables)
         return PlannedStep(
@@ -184,7 +191,19 @@ class _Compiler:
             effect=action.effect if action else "none",
             protects=action.protects if action else False,
             message=leaf.left_out or self.words(raw.message, (*leaf.at, "message"), leaf),
+            sites=sites,
+            slot=slot,
         )
+
+    def sites(self, action: ActionFacts, given: Mapping[str, Any]) -> tuple[str, ...]:
+        """The names of the sites an action calls. Where only the run will know, it counts at the target."""
+        roles = {"source": self.facts.source, "target": self.facts.target}
+        found = []
+        for word in action.at:
+            field = action.input.model_fields.get(word)
+            name = word if field is None else str(given.get(word, field.default))
+            found.append(self.facts.target if OPEN in name else roles.get(name, name))
+        return tuple(dict.fromkeys(found))
 
     def retry(self, raw: Step, *, once: bool) -> Retry:
         """The step's rule over the runbook's defaults over the engine's own; a `once` action is never

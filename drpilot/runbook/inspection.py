@@ -40,7 +40,9 @@ _UNATTENDED = ("replicate", "cleanup")
 
 @dataclass(frozen=True, slots=True)
 class ActionFacts:
-    """What the compiler must know of an action; `output` are the names of its output's fields."""
+    """What the compiler must know of an action; `output` are the names of its output's fields. `at` and `slot` are
+    the action's own (domain/ports.py).
+    """
 
     name: str
     idempotency: str
@@ -48,6 +50,8 @@ class ActionFacts:
     protects: bool
     input: type[BaseModel]
     output: tuple[str, ...]
+    at: tuple[str, ...] = ("target",)
+    slot: str | None = None
 
     @classmethod
     def of(cls, action: Action[Any, Any] | type[Action[Any, Any]]) -> ActionFacts:
@@ -59,6 +63,8 @@ class ActionFacts:
             protects=action.protects,
             input=action.Input,
             output=tuple(action.Output.model_fields),
+            at=action.at,
+            slot=action.slot,
         )
 
 
@@ -67,7 +73,7 @@ class CompileFacts:
     """What a plan is made for: the group with its members, direction, point, mode and lane.
 
     `name` is the run's name where it is known already; `point` is a point's id, empty where the mode needs
-    none.
+    none. `slots` says of each site how much long work of a kind it does at once.
     """
 
     group: Group
@@ -79,6 +85,7 @@ class CompileFacts:
     name: str = ""
     reason: str = ""
     drill: bool = False
+    slots: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
 
 class Later(str):

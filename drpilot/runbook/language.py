@@ -34,8 +34,9 @@ PURPOSES: tuple[Purpose, ...] = get_args(Purpose)
 _LATER = "is not part of this version of the runbook language"
 _FINAL = (
     "cancelled",
+    "full",
     "unknown",
-)  # a person's word, and the one outcome that is looked at instead of repeated
+)  # a person's word, a full cloud that is always waited for, and what is looked at instead of repeated
 
 
 def _failure(word: str) -> str:
@@ -83,7 +84,9 @@ class RetryRule(DocumentModel):
 
 
 class Limits(DocumentModel):
-    """How many steps run at once: in the whole run, and on one site."""
+    """How many steps are in the middle of their calls at once: in the whole run, and of those that call one site. A
+    step that waits for its cloud takes no place.
+    """
 
     parallel: Annotated[Integer, Field(ge=1, le=256)] = 16
     per_site: Annotated[Integer, Field(ge=1, le=256)] = 8

@@ -71,17 +71,7 @@ class Offer:
 
 def action_facts(house: House) -> dict[str, ActionFacts]:
     """What the compiler needs to know of each action."""
-    return {
-        name: ActionFacts(
-            name,
-            action.idempotency.value,
-            action.effect.value,
-            action.protects,
-            action.Input,
-            tuple(action.Output.model_fields),
-        )
-        for name, action in house.catalogue.items()
-    }
+    return {name: ActionFacts.of(action) for name, action in house.catalogue.items()}
 
 
 def propose(house: House, mode_name: str, name: str, asking: Asking) -> Offer:
@@ -229,7 +219,8 @@ def _point(house: House, view: GroupView, mode: Mode, asking: Asking, target: st
 
 def _plan(house: House, mode: Mode, group: Group, route: tuple[str, str], point: str) -> Plan:
     text, file = shipped(mode.runbook)
-    facts = CompileFacts(group, mode.name, mode.lane, *route, point, drill=mode.isolated)
+    slots = {site: house.slots(site) for site in route}
+    facts = CompileFacts(group, mode.name, mode.lane, *route, point, drill=mode.isolated, slots=slots)
     return compile(text, file, facts, action_facts(house))
 
 

@@ -16,7 +16,7 @@ from drpilot.engine.drive import Driver
 from drpilot.inventory.configuration import Configuration
 from drpilot.journal.journal import Journal
 
-__all__ = ["SPOKEN", "House", "Look", "Prober", "untold"]
+__all__ = ["SPOKEN", "House", "Look", "Prober", "unlimited", "untold"]
 
 SPOKEN = ("credentials", "wrong-account", "denied")
 """Refusals that a site itself has said: a sign of life."""
@@ -26,6 +26,11 @@ def untold(error: CloudError) -> DrpilotError:
     """A cloud's error as the catalogue has it, where nobody knows it better; wiring does."""
     why = error.message or error.code
     return DrpilotError("cloud-failure", site=error.site, operation=error.operation, code=error.code, why=why)
+
+
+def unlimited(site: str) -> Mapping[str, int]:
+    """How much long work of each kind a site does at once, where nobody knows; wiring does."""
+    return {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +80,7 @@ class House:
     account: str
     lab: bool = False
     told: Callable[[CloudError], DrpilotError] = untold
+    slots: Callable[[str], Mapping[str, int]] = unlimited
     pulse: Callable[[], None] = lambda: None
     stop: threading.Event = field(default_factory=threading.Event)
     parallel: int = 16

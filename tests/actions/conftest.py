@@ -19,7 +19,11 @@ def protected(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 
 @pytest.fixture
-def world(protected: World) -> World:
-    """The protected shop, put back to its first day."""
+def world(protected: World) -> Iterator[World]:
+    """The protected shop, put back to its first day; afterwards every action must have called only the sites it names.
+
+    `per_site` counts an attempt at the sites of its action's `at`: one that calls another is not counted there.
+    """
     protected.restore()
-    return protected
+    yield protected
+    assert protected.strayed == set()

@@ -13,7 +13,7 @@ from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from drpilot.actions.catalogue import CATALOGUE
 from drpilot.base.clock import Chance, Clock, RealClock
@@ -52,6 +52,26 @@ _WORKER = int("".join(filter(str.isdigit, os.environ.get("PYTEST_XDIST_WORKER", 
 _KEYS = "[{name}]\naws_access_key_id = {key}\naws_secret_access_key = {secret}\n"
 
 
+class Watched:
+    """A site that tells of each call."""
+
+    def __init__(self, site: BotoSite, told: Callable[[], None]) -> None:
+        self._site, self._told = site, told
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._site, name)
+
+    def call(self, *given: Any, **more: Any) -> Any:
+        """One call, told of."""
+        self._told()
+        return self._site.call(*given, **more)
+
+    def pages(self, *given: Any, **more: Any) -> Any:
+        """A listing, told of."""
+        self._told()
+        return self._site.pages(*given, **more)
+
+
 @dataclass
 class StepContext:
     """The Context of one attempt."""
@@ -69,6 +89,8 @@ class StepContext:
     clock: Clock = CLOCK
     resume: dict[str, Any] | None = None
     proposal: Proposal | None = None
+    action: str = ""
+    sites: tuple[str, ...] | None = None  # those the plan says that the action calls; None: not known
 
     @property
     def name(self) -> str:
@@ -79,7 +101,11 @@ class StepContext:
         return self.world.facts.epoch
 
     def site(self, role: str) -> Site:
-        return self.world.sites[{"source": self.source, "target": self.target}.get(role, role)]
+        name = {"source": self.source, "target": self.target}.get(role, role)
+        found = self.world.sites[name]
+        if self.sites is None or name in self.sites or name not in (self.source, self.target):
+            return found
+        return cast("Site", Watched(found, lambda: self.world.strayed.add((self.action, name))))
 
     def witness(self) -> S3Witness:
         return S3Witness(self.world.sites["edge"], BUCKET)
@@ -178,6 +204,7 @@ class Run:
         """One step to its end."""
         given = self.given(step)
         ctx = self.context(step.path, given)
+        ctx.action, ctx.sites = str(step.action), step.sites
         if before is not None:
             before(step, ctx)
         try:
@@ -290,6 +317,9 @@ class World:
     runs: int = 0
     calls: list[tuple[str, str, str]] = field(default_factory=list)
     kept: Any = None
+    strayed: set[tuple[str, str]] = field(
+        default_factory=set
+    )  # actions that called a site they don't name in `at`
 
     def group(self, source: str) -> Group:
         """The group with the members last seen on `source`."""

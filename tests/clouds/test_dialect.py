@@ -25,7 +25,7 @@ def test_tables_name_operations_that_exist() -> None:
     """Each `service:Operation` of the tables is in botocore's model, so that no limit or page size is dead
     letter.
     """
-    named = {*AWS.page_sizes, *AWS.unpaged_with, *AWS.concurrency, *AWS.reading, *AWS.changing, *AWS.rates}
+    named = {*AWS.page_sizes, *AWS.unpaged_with, *AWS.reading, *AWS.changing, *AWS.rates}
     named |= {f"{probe.service}:{probe.operation}" for probe in AWS.probes}
     classes = {"changing", "reading", "unfiltered"}
     for name in sorted(named):

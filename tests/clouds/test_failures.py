@@ -123,6 +123,7 @@ CODES: list[tuple[str, int, FailureClass, Happened]] = [
     ("SlowDown", 503, F.THROTTLED, "no"),
     ("PriorRequestNotComplete", 400, F.THROTTLED, "no"),
     ("SnapshotCreationPerVolumeRateExceeded", 400, F.THROTTLED, "no"),
+    ("ConcurrentSnapshotLimitExceeded", 400, F.FULL, "no"),
     ("InsufficientInstanceCapacity", 500, F.CAPACITY, "no"),
     ("InstanceLimitExceeded", 400, F.CAPACITY, "no"),
     ("VcpuLimitExceeded", 400, F.CAPACITY, "no"),
@@ -182,11 +183,11 @@ def test_an_error_code_has_its_class(code: str, status: int, kind: FailureClass,
     assert (found.kind, found.happened, found.code, found.request_id) == (kind, happened, code, "req-9")
 
 
-def test_too_many_copies_at_once_is_a_throttle_and_not_a_quota() -> None:
-    """CopySnapshot over its limit is worth waiting for; a quota of the same code is not."""
+def test_too_many_copies_at_once_are_waited_for_and_a_quota_is_not() -> None:
+    """CopySnapshot over its limit is over when a copy ends; a quota of the same code stays."""
     busy = _client_error("ResourceLimitExceeded", 400, "Too many snapshot copies in progress.")
     full = _client_error("ResourceLimitExceeded", 400, "You have reached your quota.")
-    assert failure(busy, site="s", operation="ec2:CopySnapshot", changing=True).kind is F.THROTTLED
+    assert failure(busy, site="s", operation="ec2:CopySnapshot", changing=True).kind is F.FULL
     assert failure(full, site="s", operation="ec2:CopySnapshot", changing=True).kind is F.CAPACITY
 
 

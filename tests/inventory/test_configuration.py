@@ -37,6 +37,7 @@ sites:
     endpoints: {ec2: "http://127.0.0.1:41001", default: "https://[::1]:8443/x"}
     credentials: {file: keys.json}
     ca_bundle: ca.pem
+    at_once: {copy-snapshot: 5}
 operators:
   oncall: {may: [operate, approve]}
   second: {may: [approve]}
@@ -66,6 +67,7 @@ def test_reads_everything(tmp_path: Path) -> None:
         {"ec2": "http://127.0.0.1:41001", "default": "https://[::1]:8443/x"},
         Credentials("file", str(tmp_path / "keys.json")),
         str(tmp_path / "ca.pem"),
+        {"copy-snapshot": 5},
     )
     assert configuration.who_may("approve") == ("oncall", "second")
     with pytest.raises(DrpilotError) as caught:
@@ -129,6 +131,8 @@ SITE = 'drpilot: 1\nsites:\n  a: {cloud: aws, region: r, account: "123456789012"
         (SITE + "}", "3:3: sites.a: needs a profile, or endpoints with credentials; one of both"),
         (SITE + "profile: p, credentials: {file: f}}", "3:3: sites.a: needs a profile, or endpoints with credentials; one of both"),
         (SITE + "profile: p, endpoints: {}}", "3:3: sites.a: endpoints is empty; write SERVICE: URL, or leave it out"),
+        (SITE + "profile: p, at_once: {copies: 3}}", "3:77: sites.a.at_once.copies: must be 'copy-snapshot', not 'copies'"),
+        (SITE + "profile: p, at_once: {copy-snapshot: 0}}", "3:92: sites.a.at_once.copy-snapshot: must be at least 1, not '0'"),
         (SITE + "profile: p, regoin: r}", "3:67: unknown key 'regoin' (did you mean 'region'?)"),
         (SITE + "profile: p, secret_access_key: x}", "3:67: key 'secret_access_key': drpilot.yaml holds no secrets; refer to them by `profile` or by `credentials: {env|file|command: …}`"),
         (SITE + "credentials: {secret_key: x}}", "3:69: key 'secret_key': drpilot.yaml holds no secrets; refer to them by `profile` or by `credentials: {env|file|command: …}`"),

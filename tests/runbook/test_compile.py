@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from drpilot.domain.plain import from_plain, to_plain
@@ -11,7 +12,7 @@ from drpilot.domain.plan import Call, Plan, Retry
 from drpilot.domain.ports import Action, Answer, Context, Done, Effect, Idempotency, Model
 from drpilot.runbook.compile import ActionFacts, CompileFacts, compile
 from drpilot.runbook.expression import condition, resolve, scope_of
-from tests.runbook.books import CATALOGUE, EACH, FACTS, GROUP, HEAD, A, OfTier, book, needs, planned
+from tests.runbook.books import CATALOGUE, EACH, FACTS, GROUP, HEAD, A, OfSite, OfTier, book, needs, planned
 
 # -- plans ---------------------------------------------------------------------------------------------------------
 
@@ -252,3 +253,32 @@ def test_action_facts_of_an_action() -> None:
             return Done(Made(id=given.tier))
 
     assert ActionFacts.of(Make()) == ActionFacts("thing.make", "token", "create", True, OfTier, ("id",))
+
+
+def test_a_step_knows_the_sites_it_calls_and_the_slot_it_holds() -> None:
+    """Roles and inputs become names; what only the run will know counts at the target; limits are frozen in the plan."""
+    catalogue = {
+        "a.copy": ActionFacts("a.copy", "observe", "create", False, OfTier, (), slot="copy-snapshot"),
+        "a.both": ActionFacts("a.both", "observe", "create", False, OfTier, (), ("source", "target")),
+        "a.fit": ActionFacts("a.fit", "rerun", "change", False, OfSite, ("site",), ("site",)),
+    }
+    slots = {"away": {"copy-snapshot": 20}, "home": {"copy-snapshot": 5}}
+    text = book(
+        "{id: copy, action: a.copy, with: {tier: db}}",
+        "{id: both, action: a.both, with: {tier: db}}",
+        "{id: role, action: a.fit, with: {site: source}}",
+        "{id: name, action: a.fit, with: {site: edge}}",
+        "{id: late, action: a.fit, with: {site: '${{ steps.name.output.site }}'}}",
+        head=HEAD.replace("steps:", "limits: {parallel: 9, per_site: 3}\nsteps:"),
+    )
+    plan = compile(text, "t.yaml", replace(FACTS, slots=slots), catalogue)
+    assert {step.path: step.sites for step in plan.steps} == {
+        "copy": ("away",),
+        "both": ("home", "away"),
+        "role": ("home",),
+        "name": ("edge",),
+        "late": ("away",),
+    }
+    assert [step.slot for step in plan.steps] == ["away copy-snapshot", "", "", "", ""]
+    assert dict(plan.slots) == {"away copy-snapshot": 20, "home copy-snapshot": 5}
+    assert (plan.parallel, plan.per_site) == (9, 3)
