@@ -115,9 +115,10 @@ class Invalidate(Action[SiteInput, InvalidateOutput]):
         site = ctx.site(given.site)
         try:
             lacking = within(_LOOK_S, site, lambda bound: _lacking(ctx, bound, str(given.mark(ctx))))
-            _mark(site, lacking, str(given.mark(ctx)))
         except CloudError as error:
             return self._pending(ctx, given, error)
+        # Seen a moment ago: an error of marking is no absence, and what is half marked must be marked again.
+        _mark(site, lacking, str(given.mark(ctx)))
         return visible(self.observe, ctx, given)
 
     def observe(self, ctx: Context, given: SiteInput) -> Answer[InvalidateOutput]:

@@ -293,37 +293,39 @@ class Fit(Action[FitInput, StandbyOutput]):
     def start(self, ctx: Context, given: FitInput) -> Answer[StandbyOutput]:
         tier, site = tier_of(ctx, given.tier), ctx.site(given.site)
         _not_promoted(ctx, tier, site_name(ctx, given.site))
-        stopped = [  # every look comes before the first change
-            (found, group_ids(ctx, site, instance.security_groups, found["VpcId"]), instance)
+        due = [  # every look comes before the first change
+            call
             for instance in tier.instances
             if (found := _standing(ctx, site, tier, instance.key))["State"]["Name"] == "stopped"
+            for call in self._due(ctx, site, (tier, instance), found)
         ]
-        for found, groups, instance in stopped:
-            id_ = found["InstanceId"]
-            wanted = rest_type(ctx, tier, instance)
-            if found["InstanceType"] != wanted:
-                params: Json = {"InstanceId": id_, "InstanceType": {"Value": wanted}}
-                site.call("ec2", "ModifyInstanceAttribute", params)
-            if groups and {item["GroupId"] for item in found.get("SecurityGroups") or []} != set(groups):
-                site.call("ec2", "ModifyInstanceAttribute", {"InstanceId": id_, "Groups": groups})
-            self._tag(ctx, site, (tier.name, instance.key), found)
+        for operation, params in due:
+            site.call("ec2", operation, params)
         return visible(self.observe, ctx, given)
 
     @staticmethod
-    def _tag(ctx: Context, site: Site, who: tuple[str, str], found: Json) -> None:
-        have = tags_of(found)
-        wanted = {
+    def _due(ctx: Context, site: Site, who: tuple[Tier, Instance], found: Json) -> list[tuple[str, Json]]:
+        """The calls that a stopped standby still lacks, in their order: what `start` does and `observe` looks for."""
+        tier, instance = who
+        id_, have, due = found["InstanceId"], tags_of(found), list[tuple[str, Json]]()
+        wanted = rest_type(ctx, tier, instance)
+        if found["InstanceType"] != wanted:
+            due.append(("ModifyInstanceAttribute", {"InstanceId": id_, "InstanceType": {"Value": wanted}}))
+        groups = group_ids(ctx, site, instance.security_groups, found["VpcId"])
+        if groups and {item["GroupId"] for item in found.get("SecurityGroups") or []} != set(groups):
+            due.append(("ModifyInstanceAttribute", {"InstanceId": id_, "Groups": groups}))
+        ours = {
             "drpilot:group": ctx.group.name,
-            "drpilot:tier": who[0],
-            "drpilot:member": who[1],
+            "drpilot:tier": tier.name,
+            "drpilot:member": instance.key,
             "drpilot:standby": "true",
         }
-        lacking = [{"Key": key, "Value": value} for key, value in wanted.items() if have.get(key) != value]
+        lacking = [{"Key": key, "Value": value} for key, value in ours.items() if have.get(key) != value]
         if lacking:
-            site.call("ec2", "CreateTags", {"Resources": [found["InstanceId"]], "Tags": lacking})
+            due.append(("CreateTags", {"Resources": [id_], "Tags": lacking}))
         if ctx.mode == "reprotect" and "drpilot:invalidated" in have:
-            params: Json = {"Resources": [found["InstanceId"]], "Tags": [{"Key": "drpilot:invalidated"}]}
-            site.call("ec2", "DeleteTags", params)
+            due.append(("DeleteTags", {"Resources": [id_], "Tags": [{"Key": "drpilot:invalidated"}]}))
+        return due
 
     def observe(self, ctx: Context, given: FitInput) -> Answer[StandbyOutput]:
         tier, site = tier_of(ctx, given.tier), ctx.site(given.site)
@@ -333,10 +335,9 @@ class Fit(Action[FitInput, StandbyOutput]):
             found = _standing(ctx, site, tier, instance.key)
             if found["State"]["Name"] != "stopped":
                 raise StepFailed(FailureClass.CONFLICT, f"{found['InstanceId']} is {found['State']['Name']}")
-            if found["InstanceType"] != rest_type(ctx, tier, instance):
-                return Unseen(True, f"{found['InstanceId']} is still {found['InstanceType']}")
-            if tags_of(found).get("drpilot:member") != instance.key:
-                return Unseen(True, f"{found['InstanceId']} does not carry our tags yet")
+            due = self._due(ctx, site, (tier, instance), found)
+            if due:
+                return Unseen(True, f"{due[0][0]} of {found['InstanceId']} is still due")
             ids[instance.key] = found["InstanceId"]
         facts: Json = {"instances": ids} if ids else {}
         if tier.scaling_group is not None:

@@ -12,7 +12,7 @@ from drpilot.lab import shop
 from tests.actions.world import BUCKET, Failed, StepContext, World
 
 
-def _database(world: World, site: str) -> dict[str, Any]:
+def database(world: World, site: str) -> dict[str, Any]:
     """The running or stopped database instance on a site."""
     filters = [{"Name": "tag:Name", "Values": ["shop-db"]}]
     pages = world.sites[site].pages("ec2", "DescribeInstances", {"Filters": filters})
@@ -24,7 +24,7 @@ def _database(world: World, site: str) -> dict[str, Any]:
 
 def data_on(world: World, site: str) -> list[shop.Reading]:
     """What the data volumes of the database on a site hold, read from the lab's own files."""
-    mappings = _database(world, site)["BlockDeviceMappings"]
+    mappings = database(world, site)["BlockDeviceMappings"]
     ids = [item["Ebs"]["VolumeId"] for item in mappings if item["DeviceName"] != "/dev/xvda"]
     return shop.read_back(world.clouds[site].store.directory, ids)
 
@@ -43,7 +43,7 @@ def test_replication_leaves_a_complete_point_and_a_minimal_standby(world: World)
     assert point.state == "available"
     assert {replica.kind for replica in point.replicas} == {"snapshot", "image"}
     assert all(replica.id for replica in point.replicas)
-    standby = _database(world, "away")
+    standby = database(world, "away")
     assert standby["State"] == {"Code": 80, "Name": "stopped"}
     assert standby["InstanceType"] == "t3.small"
     reply = world.sites["away"].call("autoscaling", "DescribeAutoScalingGroups", {})
@@ -87,7 +87,7 @@ def test_there_and_back_again(world: World) -> None:
     world.look("away")
     world.begin("reprotect", "away", "home").all()
     assert (world.facts.group, world.facts.fences["home"]) == ("protected", "released")
-    assert _database(world, "home")["InstanceId"] == world.built["database"]["instance"], (
+    assert database(world, "home")["InstanceId"] == world.built["database"]["instance"], (
         "the original is adopted"
     )
     run = world.begin("switchover", "away", "home").all()
@@ -105,19 +105,19 @@ def test_there_and_back_again(world: World) -> None:
     assert {kind: after[kind] for kind in ("instance", "auto-scaling-group", "load-balancer")} == {
         kind: pilot_light[kind] for kind in ("instance", "auto-scaling-group", "load-balancer")
     }
-    assert _database(world, "away")["InstanceType"] == "t3.small"
+    assert database(world, "away")["InstanceType"] == "t3.small"
 
 
 @pytest.mark.row(56, 63)
 def test_rolling_back_before_traffic_leaves_home_as_it_was(world: World) -> None:
     """A failover with home alive fences it; undone in reverse, home serves again and away stands by again."""
-    before = _database(world, "home")
+    before = database(world, "home")
     run = world.begin("failover", "home", "away", "point1").all(until="tiers/web/healthy")
     assert run.results["fence"]["output"]["verdict"] == "fenced"
     assert world.facts.fences["home"] == "fenced"
-    assert _database(world, "home")["State"]["Name"] == "stopped"
+    assert database(world, "home")["State"]["Name"] == "stopped"
     run.back()
-    after = _database(world, "home")
+    after = database(world, "home")
     for key in ("InstanceId", "InstanceType", "State", "SecurityGroups"):
         assert after[key] == before[key], key
     groups = world.sites["home"].call("autoscaling", "DescribeAutoScalingGroups", {})["AutoScalingGroups"]
@@ -129,7 +129,7 @@ def test_rolling_back_before_traffic_leaves_home_as_it_was(world: World) -> None
         if item is not None
     }
     assert {row["state"] for row in world.facts.standbys.values()} == {"ready"}
-    assert _database(world, "away")["InstanceType"] == "t3.small"
+    assert database(world, "away")["InstanceType"] == "t3.small"
     claim, _ = run.context("x", {}).witness().read("shop")
     assert claim is not None
     assert (claim.active, claim.epoch, claim.run) == ("home", 3, None)
@@ -216,7 +216,7 @@ def test_without_the_witness_nobody_moves(world: World) -> None:
 def test_another_type_is_taken_where_the_first_has_no_room(world: World) -> None:
     """Without capacity for m5.large the database starts as the next type of `otherwise`."""
     world.fault("home", "refuse")
-    zone = _database(world, "away")["Placement"]["AvailabilityZone"]
+    zone = database(world, "away")["Placement"]["AvailabilityZone"]
     world.clouds["away"].tune(capacity={f"{zone}/m5.large": 0})
     run = world.begin("failover", "home", "away", "point1").all(until="tiers/db/healthy")
     assert run.results["tiers/db/grow"]["output"]["types"] == {"shop-db": "m5.xlarge"}

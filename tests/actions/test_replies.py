@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
+from drpilot.actions.views import tags_of
 from drpilot.lab import shop
-from tests.actions.test_moves import data_on
+from tests.actions.test_moves import data_on, database
 from tests.actions.world import World
 
 _MADE = (
@@ -122,3 +125,48 @@ def test_a_standby_built_anew_with_lost_replies_is_one_standby(world: World) -> 
     world.begin("replicate", "home", "away").all()
     assert world.hits("away") >= {*rules, "RunInstances", "StopInstances", "CreateAutoScalingGroup"}
     assert world.inventory("away") == wanted
+
+
+def _spoiled(world: World) -> dict[str, Any]:
+    """The standby database with another size, another group and other tags than `standby.fit` gives it."""
+    site = world.sites["away"]
+    found = database(world, "away")
+    network = {"GroupName": f"other-{len(world.calls)}", "Description": "other", "VpcId": found["VpcId"]}
+    other = site.call("ec2", "CreateSecurityGroup", network)["GroupId"]
+    key = {"InstanceId": found["InstanceId"]}
+    site.call("ec2", "ModifyInstanceAttribute", {**key, "InstanceType": {"Value": "m5.large"}})
+    site.call("ec2", "ModifyInstanceAttribute", {**key, "Groups": [other]})
+    tags = {"drpilot:invalidated": "1", "drpilot:tier": "none"}
+    given = [{"Key": name, "Value": value} for name, value in tags.items()]
+    site.call("ec2", "CreateTags", {"Resources": [found["InstanceId"]], "Tags": given})
+    return found
+
+
+@pytest.mark.row(53)
+@pytest.mark.parametrize(
+    "lost", ["ModifyInstanceAttribute@1", "ModifyInstanceAttribute@2", "CreateTags@1", "DeleteTags@1"]
+)
+def test_a_standby_is_made_fit_whichever_reply_is_lost(world: World, lost: str) -> None:
+    """Four calls; what the lost one and those after it do is done: size, groups, our tags, and no mark of history."""
+    before = _spoiled(world)
+    world.fault("away", f"lost-reply:ec2.{lost}")
+    run = world.begin("reprotect", "home", "away")
+    run.step(run.plan.step("standbys/db/fit"))
+    after = database(world, "away")
+    assert world.hits("away") == {lost.partition("@")[0]}
+    for kept in ("InstanceId", "InstanceType", "SecurityGroups"):
+        assert after[kept] == before[kept]
+    assert tags_of(after) == tags_of(before)
+
+
+@pytest.mark.row(53)
+def test_every_member_is_marked_as_history_though_a_reply_is_lost(world: World) -> None:
+    """The instance's mark loses its reply: the groups behind it are marked all the same, without a warning."""
+    world.fault("home", "lost-reply:ec2.CreateTags@1")
+    run = world.begin("failover", "home", "away", "point1")
+    run.results["confirm"] = {"output": {"epoch": 7}, "state": "succeeded"}
+    done = run.step(run.plan.step("invalidate"))
+    assert world.hits("home") == {"CreateTags"}
+    assert (run.warnings, done.pending, len(done.invalidated)) == ({}, False, 3)
+    groups = world.sites["home"].call("autoscaling", "DescribeAutoScalingGroups", {})["AutoScalingGroups"]
+    assert {tags_of(found)["drpilot:invalidated"] for found in [*groups, database(world, "home")]} == {"7"}
