@@ -1,7 +1,7 @@
 """The software that runs on a lab cloud's instances: database, application and web guests.
 
 A guest is what the bytes of its root volume say (disk.py), so an instance from a copied image has a role
-only when bytes were really copied. It listens on its instance's private address: HTTP 8080 with `/healthz`
+only when bytes were really copied. It listens on its instance's private and elastic address: HTTP 8080 with `/healthz`
 in every role, and 5432 on a database that found all its data volumes, proved every block of their data set
 and saw no volume ahead of its log. An application answers 200 only while it reaches a database of its own
 network; a web guest only while it reaches a healthy application. The database writes a heartbeat about
@@ -177,12 +177,13 @@ def _endpoints(cloud: Cloud, beside: Runtime, guest: Guest) -> dict[Endpoint, Se
     """What one booted guest listens on, after a database was tended."""
     found: dict[Endpoint, Service] = {}
     machine, world = guest.machine, beside.fresh_world()
+    own = [address for address in (machine.address, machine.public) if address]
     if guest.role == "db":
         _tend_database(cloud, beside, guest)
         if guest.problem is None and world.open_to_anyone(machine.groups, DATABASE_PORT):
-            found[machine.address, DATABASE_PORT] = _database(beside, guest)
+            found.update({(address, DATABASE_PORT): _database(beside, guest) for address in own})
     if world.open_to_anyone(machine.groups, HTTP_PORT):
-        found[machine.address, HTTP_PORT] = _web(cloud, beside, guest)
+        found.update({(address, HTTP_PORT): _web(cloud, beside, guest) for address in own})
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
@@ -230,11 +231,11 @@ def delete_network_interface(cloud: Cloud, params: dict[str, Any]) -> dict[str, 
 
 
 def _public_pool(cloud: Cloud) -> IPv4Network:
-    """A part of 127.0.0.0/8 a site, so that a guest could listen on its public address too; the tunable
-    `public_pool` changes it.
+    """A part of 127.200.0.0 to 127.249.255.255 a site of a lab, since guests listen on their public address too; the
+    tunable `public_pool` changes it.
     """
-    number = sum(cloud.name.encode()) % 50
-    return IPv4Network(cloud.setting("public_pool", f"127.{200 + number}.0.0/16"))
+    seed = hashlib.sha256(f"{cloud.store.directory}/{cloud.name}".encode()).digest()
+    return IPv4Network(cloud.setting("public_pool", f"127.{200 + seed[0] % 50}.{seed[1]}.0/24"))
 
 
 @action("ec2", "AllocateAddress")
@@ -244,11 +245,15 @@ def allocate_address(cloud: Cloud, params: dict[str, Any]) -> dict[str, Any]:
     if len(addresses) >= quota(cloud, "L-0263D0A3"):
         raise Refusal("AddressLimitExceeded", "The maximum number of addresses has been reached.")
     taken = {row["PublicIp"] for row in addresses.peek().values()}
-    pool = _public_pool(cloud)
+    free = next((str(one) for one in _public_pool(cloud).hosts() if str(one) not in taken), None)
+    if free is None:
+        raise Refusal(
+            "InsufficientAddressCapacity", "Not enough available addresses to satisfy your request.", status=503
+        )
     allocation_id = cloud.new_id("eipalloc")
     row = {
         "AllocationId": allocation_id,
-        "PublicIp": next(str(pool[place]) for place in range(1, 65_000) if str(pool[place]) not in taken),
+        "PublicIp": free,
         "Domain": "vpc",
         "PublicIpv4Pool": "amazon",
         "NetworkBorderGroup": cloud.region,
@@ -260,32 +265,57 @@ def allocate_address(cloud: Cloud, params: dict[str, Any]) -> dict[str, Any]:
 
 @action("ec2", "AssociateAddress")
 def associate_address(cloud: Cloud, params: dict[str, Any]) -> dict[str, Any]:
-    """Bind an address to an instance's first interface, or to an interface."""
+    """Bind an address to an instance's first interface, or to an interface.
+
+    An address that is bound already moves, unless AllowReassociation forbids it; what the interface had before
+    stays the account's, unbound (EC2 API reference, AssociateAddress).
+    """
     row = find(cloud, "addresses", params.get("AllocationId", ""))
-    if params.get("NetworkInterfaceId"):
-        interface = find(cloud, "interfaces", params["NetworkInterfaceId"])
-    else:
-        instance = find(cloud, "instances", params.get("InstanceId", ""))
-        if instance["State"]["Name"] not in ("running", "stopped", "pending"):
-            raise Refusal(
-                "IncorrectInstanceState", "The instance is not in a valid state for this operation."
-            )
-        interface = cloud.table("interfaces")[instance["NetworkInterfaces"][0]["NetworkInterfaceId"]]
+    interface = _asked_interface(cloud, params)
+    if not _has_gateway(cloud, interface["VpcId"]):
+        raise Refusal(
+            "Gateway.NotAttached", f"Network {interface['VpcId']} is not attached to any internet gateway"
+        )
     if row.get("AssociationId") and params.get("AllowReassociation") is False:
-        raise Refusal("Resource.AlreadyAssociated", f"resource {row['AllocationId']} is already associated")
-    _unbind(cloud, row)
+        raise Refusal(
+            "Resource.AlreadyAssociated",
+            f"resource {row['AllocationId']} is already associated with associate-id {row['AssociationId']}",
+        )
+    before = (interface.get("Association") or {}).get("AllocationId", row["AllocationId"])
+    for bound in {before, row["AllocationId"]}:
+        _unbind(cloud, cloud.table("addresses")[bound])
     row["AssociationId"] = cloud.new_id("eipassoc")
     row["NetworkInterfaceId"] = interface["NetworkInterfaceId"]
     row["PrivateIpAddress"] = interface["PrivateIpAddress"]
     row["NetworkInterfaceOwnerId"] = cloud.owned()
     interface["Association"] = {
-        key: row[key] for key in ("PublicIp", "AllocationId", "AssociationId") if key in row
+        "IpOwnerId": cloud.owned(),
+        **{key: row[key] for key in ("PublicIp", "AllocationId", "AssociationId")},
     }
     instance_id = (interface.get("Attachment") or {}).get("InstanceId")
     if instance_id is not None:
         row["InstanceId"] = instance_id
         cloud.table("instances")[instance_id]["PublicIpAddress"] = row["PublicIp"]
     return {"AssociationId": row["AssociationId"]}
+
+
+def _asked_interface(cloud: Cloud, params: dict[str, Any]) -> Row:
+    """The interface that an address is to be bound to; an instance must run or be stopped."""
+    if params.get("NetworkInterfaceId"):
+        return find(cloud, "interfaces", params["NetworkInterfaceId"])
+    instance = find(cloud, "instances", params.get("InstanceId", ""))
+    state = instance["State"]["Name"]
+    if state in ("pending", "shutting-down", "terminated"):
+        raise Refusal(
+            "InvalidInstanceID",
+            f"The {state} instance '{instance['InstanceId']}' is not in a valid state for this operation.",
+        )
+    return cloud.table("interfaces")[instance["NetworkInterfaces"][0]["NetworkInterfaceId"]]
+
+
+def _has_gateway(cloud: Cloud, vpc_id: str) -> bool:
+    rows = cloud.table("gateways").peek().values()
+    return any(item["VpcId"] == vpc_id for row in rows for item in row["Attachments"])
 
 
 def _loosen(row: Row) -> None:
@@ -341,5 +371,7 @@ def describe_addresses(cloud: Cloud, params: dict[str, Any]) -> dict[str, Any]:
         "private-ip-address": field("PrivateIpAddress"),
         "public-ip": field("PublicIp"),
         "domain": field("Domain"),
+        "network-border-group": field("NetworkBorderGroup"),
+        "network-interface-owner-id": field("NetworkInterfaceOwnerId"),
     }
     return {"Addresses": matching(rows, params.get("Filters"), known)}

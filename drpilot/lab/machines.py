@@ -45,6 +45,7 @@ class Machine:
     subnet_id: str
     zone: str
     address: str
+    public: str
     groups: tuple[str, ...]
     instance_type: str
     root_volume: str | None
@@ -84,6 +85,7 @@ def _read(row: Mapping[str, Any]) -> Machine:
         subnet_id=row.get("SubnetId") or "",
         zone=row["Placement"]["AvailabilityZone"],
         address=row.get("PrivateIpAddress") or "",
+        public=row.get("PublicIpAddress") or "",
         groups=tuple(group["GroupId"] for group in row.get("SecurityGroups") or []),
         instance_type=row["InstanceType"],
         root_volume=root,

@@ -216,6 +216,13 @@ def detach_internet_gateway(cloud: Cloud, params: dict[str, Any]) -> dict[str, A
     row = find(cloud, "gateways", params["InternetGatewayId"])
     if not any(item["VpcId"] == params["VpcId"] for item in row["Attachments"]):
         raise Refusal("Gateway.NotAttached", f"resource {row['InternetGatewayId']} is not attached")
+    faces = cloud.table("interfaces").peek().values()
+    if any(face["VpcId"] == params["VpcId"] and face.get("Association") for face in faces):
+        raise Refusal(
+            "DependencyViolation",
+            f"Network {params['VpcId']} has some mapped public address(es). Please unmap those public address(es) "
+            "before detaching the gateway.",
+        )
     row["Attachments"] = []
     return {}
 

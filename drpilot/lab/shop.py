@@ -1,7 +1,7 @@
 """The sample shop: a three-tier application built on a lab cloud through unchanged EC2 calls.
 
-A database instance with three data volumes of real pseudo-random bytes, an application and a web tier as
-scaling groups, a load balancer, a name on the `edge`, and one batch machine that no tier protects. `build`
+A database instance with an elastic address and three data volumes of real pseudo-random bytes, an application and a
+web tier as scaling groups, a load balancer, a name on the `edge`, and one batch machine that no tier protects. `build`
 makes it on one site, `prepare` makes the empty landing place on the other, `group_file` writes the group
 file that protects it (operator's manual, "The files people write") and `read_back` reads data volumes
 straight from a lab directory. No back door: everything is made by the calls that a customer of the cloud
@@ -264,7 +264,20 @@ def _database(site: Clients, plan: Plan, network: Mapping[str, Any], image_id: s
     for (volume_id, snapshot_id), device in zip(volumes, _DEVICES, strict=False):
         _attach(ec2, plan, volume_id, instance["InstanceId"], device)
         ec2.delete_snapshot(SnapshotId=snapshot_id)
-    return {"instance": instance["InstanceId"], "volumes": [volume_id for volume_id, _ in volumes]}
+    return {
+        "instance": instance["InstanceId"],
+        "volumes": [volume_id for volume_id, _ in volumes],
+        "address": _address(ec2, instance["InstanceId"]),
+    }
+
+
+def _address(ec2: Any, instance_id: str) -> str:
+    """An elastic address on the instance: what a partner of the shop has in its list of allowed addresses."""
+    made = ec2.allocate_address(
+        Domain="vpc", TagSpecifications=[_spec("elastic-ip", Name="shop-db", app="shop", tier="db")]
+    )
+    ec2.associate_address(AllocationId=made["AllocationId"], InstanceId=instance_id)
+    return str(made["PublicIp"])
 
 
 def _attach(ec2: Any, plan: Plan, volume_id: str, instance_id: str, device: str) -> None:

@@ -113,8 +113,13 @@ def test_an_elastic_address_follows_an_instance(pair: Pair) -> None:
     one, two = (
         row["InstanceId"] for row in ec2.run_instances(**launch, SubnetId=place["subnet"])["Instances"]
     )
-    pair.wait(4)
     address = ec2.allocate_address(Domain="vpc")
+    bind = {"AllocationId": address["AllocationId"], "InstanceId": one}
+    assert code_of(lambda: ec2.associate_address(**bind)) == "InvalidInstanceID", "not while it is pending"
+    pair.wait(4)
+    assert code_of(lambda: ec2.associate_address(**bind)) == "Gateway.NotAttached"
+    gateway = ec2.create_internet_gateway()["InternetGateway"]["InternetGatewayId"]
+    ec2.attach_internet_gateway(InternetGatewayId=gateway, VpcId=place["vpc"])
     link = ec2.associate_address(AllocationId=address["AllocationId"], InstanceId=one)["AssociationId"]
     release = {"AllocationId": address["AllocationId"]}
     assert code_of(lambda: ec2.release_address(**release)) == "InvalidIPAddress.InUse"
@@ -126,8 +131,13 @@ def test_an_elastic_address_follows_an_instance(pair: Pair) -> None:
     assert public(one) == address["PublicIp"]
     row = ec2.describe_instances(InstanceIds=[one])["Reservations"][0]["Instances"][0]
     assert row["NetworkInterfaces"][0]["Association"]["PublicIp"] == address["PublicIp"]
-    ec2.associate_address(AllocationId=address["AllocationId"], InstanceId=two)
+    other = {"AllocationId": address["AllocationId"], "InstanceId": two}
+    taken = code_of(lambda: ec2.associate_address(**other, AllowReassociation=False))
+    assert taken == "Resource.AlreadyAssociated"
+    ec2.associate_address(**other)
     assert (public(one), public(two)) == (None, address["PublicIp"])
+    leave = {"InternetGatewayId": gateway, "VpcId": place["vpc"]}
+    assert code_of(lambda: ec2.detach_internet_gateway(**leave)) == "DependencyViolation"
     assert code_of(lambda: ec2.disassociate_address(AssociationId=link)) == "InvalidAssociationID.NotFound"
     ec2.terminate_instances(InstanceIds=[two])
     pair.wait(3)
@@ -137,6 +147,40 @@ def test_an_elastic_address_follows_an_instance(pair: Pair) -> None:
     for _ in range(5):
         ec2.allocate_address(Domain="vpc")
     assert code_of(lambda: ec2.allocate_address(Domain="vpc")) == "AddressLimitExceeded"
+
+
+def test_an_elastic_address_outlives_a_stop_and_gives_way_to_another(pair: Pair) -> None:
+    """A stopped instance keeps its address; a second one takes its place, and the first stays allocated; found by tag,
+    instance and association.
+    """
+    ec2 = pair.client()
+    place = ground(ec2)
+    gateway = ec2.create_internet_gateway()["InternetGateway"]["InternetGatewayId"]
+    ec2.attach_internet_gateway(InternetGatewayId=gateway, VpcId=place["vpc"])
+    image = base_image(ec2, pair.client("ebs"), pair.wait)
+    launch = {"ImageId": image, "InstanceType": "t3.micro", "MinCount": 1, "MaxCount": 1}
+    instance = ec2.run_instances(**launch, SubnetId=place["subnet"])["Instances"][0]["InstanceId"]
+    pair.wait(4)
+    marks = [{"ResourceType": "elastic-ip", "Tags": [{"Key": "member", "Value": "db"}]}]
+    first, second = (ec2.allocate_address(TagSpecifications=marks)["AllocationId"] for _ in range(2))
+    bound = ec2.associate_address(AllocationId=first, InstanceId=instance)["AssociationId"]
+    ec2.stop_instances(InstanceIds=[instance])
+    pair.wait(10)
+
+    def found(name: str, value: str) -> list[str]:
+        listed = ec2.describe_addresses(Filters=[{"Name": name, "Values": [value]}])["Addresses"]
+        return [one["AllocationId"] for one in listed]
+
+    row = ec2.describe_instances(InstanceIds=[instance])["Reservations"][0]["Instances"][0]
+    assert (row["State"]["Name"], bool(row["PublicIpAddress"])) == ("stopped", True)
+    assert row["NetworkInterfaces"][0]["Association"]["IpOwnerId"] == pair.home.account
+    assert (found("instance-id", instance), found("association-id", bound)) == ([first], [first])
+    assert (sorted(found("tag:member", "db")), found("tag:member", "web")) == (sorted([first, second]), [])
+    ec2.associate_address(AllocationId=second, InstanceId=instance)
+    assert found("instance-id", instance) == [second]
+    assert found("public-ip", row["PublicIpAddress"]) == [first]
+    ec2.release_address(AllocationId=first)
+    assert code_of(lambda: ec2.release_address(AllocationId=second)) == "InvalidIPAddress.InUse"
 
 
 def test_a_second_interface_comes_and_goes(pair: Pair) -> None:

@@ -158,6 +158,13 @@ def test_guests_listen_where_ec2_says_they_are(world: World) -> None:
     assert not connects(world.instance(world.shop["batch"])["PrivateIpAddress"], 8080)
 
 
+def test_the_database_answers_on_its_elastic_address(world: World) -> None:
+    """The address that the shop was given is the instance's public one, and the guest listens there as well."""
+    shown = world.instance(world.shop["database"]["instance"])
+    assert shown["PublicIpAddress"] == world.shop["database"]["address"]
+    until(lambda: get(shown["PublicIpAddress"]) == (200, "ok"), "the database on its public address")
+
+
 def test_the_data_is_what_the_seed_says(world: World) -> None:
     """Reading the volume files without the cloud gives the digests of the seed; one changed byte is seen."""
     assert dataset.verified(world.readings(), world.shop["data"])
