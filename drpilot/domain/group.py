@@ -52,6 +52,9 @@ class Instance:
     """A member instance as seen on the active side. `key` is its `drpilot:member` tag, else its Name, else its id.
 
     Of user data, which often holds secrets, only the digest is known; see inventory/launching.py.
+
+    `elastic_address` is the public address the account keeps for it, None where it has none or only one that the cloud
+    lends it while it runs.
     """
 
     key: str
@@ -62,6 +65,7 @@ class Instance:
     image: str
     state: str
     private_address: str = ""
+    elastic_address: str | None = None
     security_groups: tuple[str, ...] = ()
     key_pair: str | None = None
     profile: str | None = None

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -391,16 +390,26 @@ def _product_codes(tier: Tier) -> Iterator[tuple[str, str]]:
 
 def uncarried(site: Site, group: Group) -> tuple[Finding, ...]:
     """What members have on `site` that a standby won't: further listeners, certificates, further network
-    interfaces, public addresses and instance-store disks. Findings `carried-with-loss`, by a live look.
+    interfaces and further elastic addresses; and an address that users may know, where no name leads them to the other
+    side. Findings `carried-with-loss`, by a live look.
     """
     findings = []
     for tier in group.tiers:
         if tier.load_balancer is not None:
             findings += _balancer_losses(site, tier.load_balancer, tier.name)
         ids = [one.id for one in tier.instances]
-        names = {one.id: one.key for one in tier.instances}
+        known = {one.id: one for one in tier.instances}
         for one in instances_where(site, {"Name": "instance-id", "Values": ids}) if ids else ():
-            findings += _instance_losses(one, names[one["InstanceId"]], tier.name)
+            findings += _instance_losses(one, known[one["InstanceId"]], tier.name)
+        findings += [
+            _loss(
+                f"instance {one.key}: elastic address {one.elastic_address} stays behind, the standby has another",
+                tier.name,
+                "let users reach it by a name (traffic)",
+            )
+            for one in tier.instances
+            if one.elastic_address and group.traffic is None
+        ]
     return tuple(findings)
 
 
@@ -422,14 +431,24 @@ def _balancer_losses(site: Site, balancer: LoadBalancer, tier: str) -> list[Find
     return findings
 
 
-def _instance_losses(one: dict[str, Any], key: str, tier: str) -> list[Finding]:
+def _instance_losses(one: dict[str, Any], member: Instance, tier: str) -> list[Finding]:
     findings = []
     interfaces: Sequence[dict[str, Any]] = one.get("NetworkInterfaces") or ()
     if len(interfaces) > 1:
-        what = f"instance {key}: {len(interfaces)} network interfaces, one is carried"
+        what = f"instance {member.key}: {len(interfaces)} network interfaces, one is carried"
         findings.append(_loss(what, tier, "check that it works with one address"))
-    owners = Counter((face.get("Association") or {}).get("IpOwnerId") for face in interfaces)
-    if any(owner and owner != "amazon" for owner in owners):
-        what = f"instance {key}: its public address stays behind"
-        findings.append(_loss(what, tier, "let users reach it by a name (traffic)"))
+    further = sorted(_account_addresses(interfaces) - {member.elastic_address or ""})
+    if further:
+        what = f"instance {member.key}: elastic address {', '.join(further)} is not carried: one an instance is"
+        findings.append(_loss(what, tier, "add it by hand on the other side"))
     return findings
+
+
+def _account_addresses(interfaces: Sequence[dict[str, Any]]) -> set[str]:
+    """Public addresses of interfaces that belong to an account; one that the cloud lends belongs to `amazon`."""
+    bound = [
+        place.get("Association") or {}
+        for face in interfaces
+        for place in (face, *(face.get("PrivateIpAddresses") or ()))
+    ]
+    return {str(one["PublicIp"]) for one in bound if one.get("IpOwnerId") not in (None, "", "amazon")}

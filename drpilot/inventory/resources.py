@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from drpilot.domain.group import Instance, LoadBalancer, ScalingGroup, Volume
@@ -118,14 +119,31 @@ def instances_where(site: Site, *filters: Json) -> list[Json]:
 def described(site: Site, raw: Sequence[Json]) -> tuple[Instance, ...]:
     """Instances of one tier with everything that is needed to build them again, ordered by key."""
     names = Counter(tags_of(one).get("Name") for one in raw)
-    volumes = _volumes(site, raw)
+    volumes, elastic = _volumes(site, raw), _elastic(site, raw)
     built = []
     for one in raw:
         tags = tags_of(one)
         name = tags.get("Name")
         key = tags.get(MEMBER_TAG) or (name if name and names[name] == 1 else one["InstanceId"])
-        built.append(_instance(site, one, key, volumes))
+        built.append(replace(_instance(site, one, key, volumes), elastic_address=elastic.get(one["InstanceId"])))
     return tuple(sorted(built, key=lambda instance: instance.key))
+
+
+def _elastic(site: Site, raw: Sequence[Json]) -> dict[str, str]:
+    """The elastic address of each instance that has one: instance id → address.
+
+    DescribeInstances tells an address that the cloud lends a running instance in the same member; DescribeAddresses
+    lists the account's own. It is asked only where an instance has a public address at all.
+    """
+    public = {one["InstanceId"]: one["PublicIpAddress"] for one in raw if one.get("PublicIpAddress")}
+    found: dict[str, str] = {}
+    for chunk in chunks(sorted(public), FILTER_VALUES):
+        filters: Json = {"Filters": [{"Name": "instance-id", "Values": chunk}]}
+        for page in site.pages("ec2", "DescribeAddresses", filters):
+            for address in page.get("Addresses") or ():
+                if public.get(address.get("InstanceId", "")) == address["PublicIp"]:
+                    found[address["InstanceId"]] = address["PublicIp"]
+    return found
 
 
 def _instance(site: Site, one: Json, key: str, volumes: Mapping[str, Json]) -> Instance:

@@ -292,10 +292,11 @@ def associate_address(cloud: Cloud, params: dict[str, Any]) -> dict[str, Any]:
         "IpOwnerId": cloud.owned(),
         **{key: row[key] for key in ("PublicIp", "AllocationId", "AssociationId")},
     }
-    instance_id = (interface.get("Attachment") or {}).get("InstanceId")
-    if instance_id is not None:
-        row["InstanceId"] = instance_id
-        cloud.table("instances")[instance_id]["PublicIpAddress"] = row["PublicIp"]
+    attachment = interface.get("Attachment") or {}
+    if attachment:
+        row["InstanceId"] = attachment["InstanceId"]
+        if attachment["DeviceIndex"] == 0:  # the address of a further interface is not the instance's
+            cloud.table("instances")[row["InstanceId"]]["PublicIpAddress"] = row["PublicIp"]
     return {"AssociationId": row["AssociationId"]}
 
 
@@ -329,8 +330,8 @@ def _unbind(cloud: Cloud, row: Row) -> None:
     if interface is not None:
         interface.pop("Association", None)
     instance = cloud.table("instances").get(row.get("InstanceId", ""))
-    if instance is not None:
-        instance.pop("PublicIpAddress", None)
+    if instance is not None and instance.get("PublicIpAddress") == row["PublicIp"]:
+        instance.pop("PublicIpAddress")
     _loosen(row)
 
 

@@ -415,7 +415,8 @@ def test_the_end_of_an_instance_lets_its_address_go(ground: Ground) -> None:
     instance, (allocation, _) = _reachable_instance(ground), _address(ground)
     ground.call("AssociateAddress", AllocationId=allocation, InstanceId=instance)
     ground.call("TerminateInstances", InstanceIds=[instance])
-    ground.until(lambda: _addresses(ground, "instance-id", instance) == [])
+    ground.until(lambda: ground.instances(instance)[0]["State"]["Name"] == "terminated")
+    assert _addresses(ground, "instance-id", instance) == []
     assert "AssociationId" not in _addresses(ground, "allocation-id", allocation)[0]
     _give_back(ground, allocation)
 

@@ -20,6 +20,7 @@ from drpilot.domain.group import (
     Selector,
     StandbySize,
     Tier,
+    Traffic,
 )
 from drpilot.domain.plain import Json, from_plain, to_plain
 from drpilot.domain.ports import CloudError, FailureClass, Site
@@ -215,6 +216,58 @@ def test_a_database_is_described_completely(estate: Estate, found: Group) -> Non
     assert database.termination_protection is True
     assert database.architecture == "x86_64"
     assert dict(database.tags) == {"Name": "shop-db", "app": "shop", "tier": "db"}
+
+
+def _bound(estate: Estate, instance: str, **where: str) -> tuple[str, str, str]:
+    """An address bound to an instance: its allocation, its association and itself."""
+    ground = estate.ground
+    network = ground.network()
+    if "gateway" not in network:
+        network["gateway"] = ground.call("CreateInternetGateway")["InternetGateway"]["InternetGatewayId"]
+        ground.call("AttachInternetGateway", InternetGatewayId=network["gateway"], VpcId=network["vpc"])
+    made = ground.call("AllocateAddress", Domain="vpc")
+    whom = where or {"InstanceId": instance}
+    link = ground.call("AssociateAddress", AllocationId=made["AllocationId"], **whom)["AssociationId"]
+    return made["AllocationId"], link, made["PublicIp"]
+
+
+def test_an_elastic_address_is_a_fact_of_its_member(estate: Estate, found: Group) -> None:
+    """Bound to the database it is the database's; the others, and itself before, have none; it survives the journal."""
+    assert {one.elastic_address for tier in found.tiers for one in tier.instances} == {None}
+    allocation, link, address = _bound(estate, estate.database)
+    try:
+        group = members(estate.site, GROUP)
+        assert group.tier("db").instances[0].elastic_address == address
+        assert {one.elastic_address for one in group.tier("app").instances} == {None}
+        assert from_plain(Group, to_plain(group)) == group
+        lost = [one.message for one in uncarried(estate.site, group) if "elastic" in one.message]
+        assert lost == [f"instance shop-db: elastic address {address} stays behind, the standby has another"]
+        named = replace(group, traffic=Traffic("shop.example.org", "Z1", "edge"))
+        assert not [one for one in uncarried(estate.site, named) if "elastic" in one.message]
+    finally:
+        estate.ground.call("DisassociateAddress", AssociationId=link)
+        estate.ground.call("ReleaseAddress", AllocationId=allocation)
+
+
+def test_a_second_elastic_address_is_reported(estate: Estate) -> None:
+    """One an instance is carried: what hangs on a further interface is said to be left behind."""
+    ground = estate.ground
+    subnet = ground.network()["subnet"]
+    face = ground.call("CreateNetworkInterface", SubnetId=subnet)["NetworkInterface"]["NetworkInterfaceId"]
+    attached = {"NetworkInterfaceId": face, "InstanceId": estate.twins[0], "DeviceIndex": 1}
+    attachment = ground.call("AttachNetworkInterface", **attached)["AttachmentId"]
+    allocation, link, address = _bound(estate, "", NetworkInterfaceId=face)
+    try:
+        group = members(estate.site, GROUP)
+        said = [one.message for one in uncarried(estate.site, group) if "elastic" in one.message]
+        assert said == [
+            f"instance {estate.twins[0]}: elastic address {address} is not carried: one an instance is"
+        ]
+    finally:
+        ground.call("DisassociateAddress", AssociationId=link)
+        ground.call("ReleaseAddress", AllocationId=allocation)
+        ground.call("DetachNetworkInterface", AttachmentId=attachment)
+        ground.call("DeleteNetworkInterface", NetworkInterfaceId=face)
 
 
 def test_volumes_keep_their_size_speed_and_key(estate: Estate, found: Group) -> None:
