@@ -18,7 +18,9 @@ _MADE_BY_CLOUD = ("network-interface",)  # appear and vanish with the thing they
 
 
 def duplicates(rows: Iterable[Row]) -> list[str]:
-    """What carries the marks of one making twice: the same attempt and member, or the same point and member."""
+    """What carries the marks of one making twice: the same attempt and member, the same point and member, or two
+    elastic addresses for one member.
+    """
     found: dict[tuple[str, ...], list[str]] = defaultdict(list)
     for row in rows:
         tags = row["tags"]
@@ -28,6 +30,11 @@ def duplicates(rows: Iterable[Row]) -> list[str]:
         if "drpilot:attempt" in tags:
             key = ("attempt", row["site"], row["kind"], tags["drpilot:attempt"], member)
             found[key].append(row["id"])
+        if (
+            row["kind"] == "elastic-ip" and "drpilot:attempt" in tags
+        ):  # one a member and site, whichever run made it
+            owner = tuple(tags.get(f"drpilot:{name}", "") for name in ("group", "tier"))
+            found["address", row["site"], row["kind"], *owner, member].append(row["id"])
         if "drpilot:point" in tags and row["kind"] in ("snapshot", "image") and "drpilot:member" in tags:
             found["point", row["site"], row["kind"], tags["drpilot:point"], member].append(row["id"])
     return sorted(
@@ -49,9 +56,9 @@ def identifiers(value: Any) -> set[str]:
 def leftovers(rows: Iterable[Row], before: Iterable[tuple[str, str]], owned: set[str]) -> list[str]:
     """What is new since `before` ((site, id) pairs), that no owner accounts for.
 
-    What belongs to an owned thing is accounted for by it: volumes attached to an owned instance, instances of an owned
-    scaling group, listeners of an owned balancer, the snapshots under an owned image. The fence's deny-all group stands
-    as long as the group is protected.
+    What belongs to an owned thing is accounted for by it: volumes attached and addresses bound to an owned instance,
+    instances of an owned scaling group, listeners of an owned balancer, the snapshots under an owned image. The fence's
+    deny-all group stands as long as the group is protected.
     """
     known = set(before)
     everything = [row for row in rows if not row["default"]]
@@ -83,6 +90,8 @@ def _parents(row: Row) -> set[str]:
     match row["kind"]:
         case "volume":
             found = {each.get("InstanceId", "") for each in body.get("Attachments", [])}
+        case "elastic-ip":
+            found = {body.get("InstanceId", "")}
         case "instance":
             found = {row["tags"].get("aws:autoscaling:groupName", "")}
         case "listener":

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from drpilot.actions import (
+    addresses,
     checks,
     cleanup,
     completion,
@@ -42,6 +43,9 @@ def _catalogue(actions: Iterable[Action[Any, Any]]) -> dict[str, Action[Any, Any
 
 CATALOGUE: dict[str, Action[Any, Any]] = _catalogue(
     (
+        addresses.Address(),
+        addresses.Bind(),
+        addresses.Release(),
         checks.Lag(),
         checks.Source(),
         checks.Target(),
@@ -86,6 +90,7 @@ CATALOGUE: dict[str, Action[Any, Any]] = _catalogue(
         restore.Shed(),
         retention.Delete(),
         retention.Expire(),
+        retire.Addresses(),
         retire.Deny(),
         retire.Groups(),
         retire.Machines(),

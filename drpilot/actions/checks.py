@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from pydantic import Field
 
+from drpilot.actions.addresses import address_room, bound_to
 from drpilot.actions.carry import grow_types
 from drpilot.actions.members import balancer, group_view, member
 from drpilot.actions.views import Nothing, Seen, describe, images, instances, snapshots, within
@@ -54,6 +55,7 @@ class Target(Action[Nothing, TargetOutput]):
     effect = Effect.NONE
     permissions = (
         "sts:GetCallerIdentity",
+        "ec2:DescribeAddresses",
         "ec2:DescribeInstances",
         "ec2:DescribeSnapshots",
         "ec2:DescribeImages",
@@ -91,13 +93,21 @@ class Target(Action[Nothing, TargetOutput]):
         if ctx.group.traffic is not None:
             checks.append(_tried(ctx, "name", lambda: _name(ctx)))
         bad = [item for item in checks if not item.ok]
+        warning = ""
+        if ctx.mode != "drill" and any(item.elastic_address for t in ctx.group.tiers for item in t.instances):
+            # A move can go on without an address, so its lack is said and stops nobody.
+            checks.append(_tried(ctx, "addresses", lambda: _addresses(ctx)))
+            if not checks[-1].ok:
+                warning = f"elastic addresses: expected {checks[-1].expected}, observed {checks[-1].observed}"
         if bad:
             text = "; ".join(
                 f"{item.name}: expected {item.expected}, observed {item.observed}" for item in bad
             )
             data: Json = {"checks": [item.model_dump() for item in checks]}
             raise StepFailed(FailureClass.PRECONDITION, text, data=data)
-        return Done(TargetOutput(site=site.name, account=identity["Account"], checks=tuple(checks)))
+        return Done(
+            TargetOutput(site=site.name, account=identity["Account"], checks=tuple(checks)), warning=warning
+        )
 
 
 def _tried(ctx: Context, name: str, look: Callable[[], tuple[bool, str, str]]) -> Seen:
@@ -169,6 +179,21 @@ def _quota(ctx: Context) -> tuple[bool, str, str]:
         f"{need} vCPUs within {limit}",
         f"{have} of {limit} vCPUs used, {need} needed",
     )
+
+
+def _addresses(ctx: Context) -> tuple[bool, str, str]:
+    """Whether each standby has its elastic address; where one lacks it, whether the account has room for another."""
+    site, lacking = ctx.site("target"), []
+    for tier in ctx.group.tiers:
+        for item in tier.instances:
+            there = member(ctx, site, tier, item.key) if item.elastic_address else None
+            if item.elastic_address and (there is None or bound_to(site, there) is None):
+                lacking.append(item.key)
+    if not lacking:
+        return True, "bound ahead", "bound"
+    used, limit = address_room(site)
+    room = f"{used} used" if limit is None else f"{used} of {limit} used"
+    return False, "bound ahead", f"none bound to {', '.join(lacking)}; {room}, {len(lacking)} needed"
 
 
 def _point(ctx: Context) -> tuple[bool, str, str]:

@@ -40,7 +40,7 @@ from drpilot.domain.ports import (
     Waiting,
 )
 
-__all__ = ["Deny", "Groups", "Machines", "Points", "Tags", "Volumes"]
+__all__ = ["Addresses", "Deny", "Groups", "Machines", "Points", "Tags", "Volumes"]
 
 _TAGS_AT_ONCE = 200
 
@@ -181,6 +181,46 @@ class Machines(Action[Nothing, RetiredOutput]):
         if any(item["State"]["Name"] == "shutting-down" for item in found):
             return Waiting({}, after_s=3.0)
         return Done(RetiredOutput(site=ctx.target, removed=tuple(item["InstanceId"] for item in found)))
+
+
+class Addresses(Action[Nothing, RetiredOutput]):
+    """Release the elastic addresses that we allocated on the target; one that is bound to a machine that stays, stays.
+
+    An ended machine lets its address go (EC2 user guide, "Elastic IP addresses"), which may take a moment to be seen.
+    """
+
+    name = "retire.addresses"
+    summary = "release the elastic addresses that we allocated for standbys"
+    idempotency = Idempotency.RERUN
+    effect = Effect.DESTROY
+    permissions = ("ec2:ReleaseAddress", "ec2:DescribeAddresses", "ec2:DescribeInstances")
+    Input = Nothing
+    Output = RetiredOutput
+
+    def start(self, ctx: Context, given: Nothing) -> Answer[RetiredOutput]:
+        site = ctx.site("target")
+        for address in self._made(ctx, site):
+            if not address.get("AssociationId"):
+                _quietly(site, "ec2", "ReleaseAddress", {"AllocationId": address["AllocationId"]})
+        return visible(self.observe, ctx, given)
+
+    @staticmethod
+    def _made(ctx: Context, site: Site) -> list[Json]:
+        return describe(site, "DescribeAddresses", "Addresses", _made(ctx, standby=""))
+
+    def observe(self, ctx: Context, given: Nothing) -> Answer[RetiredOutput]:
+        site = ctx.site("target")
+        found = self._made(ctx, site)
+        free = [item["AllocationId"] for item in found if not item.get("AssociationId")]
+        if free:
+            return Unseen(True, f"{', '.join(free)} still stand")
+        holders = sorted({str(item["InstanceId"]) for item in found if item.get("InstanceId")})
+        if holders:
+            filters: list[Json] = [{"Name": "instance-id", "Values": holders}]
+            standing = {item["InstanceId"] for item in instances(site, filters)}
+            if standing < set(holders):
+                return Waiting({}, after_s=3.0, note="ended machines still hold an address")
+        return Done(RetiredOutput(site=ctx.target))
 
 
 class Volumes(Action[Nothing, RetiredOutput]):

@@ -1,7 +1,8 @@
 """The minimal standby: instances launched once and stopped, scaling groups at 0, everything bound ahead.
 
 Three steps, since a stop needs a running instance and a change of type a stopped one: `standby.build`
-(launch or adopt), `standby.rest` (stop), `standby.fit` (type, security groups; the standby is ready).
+(launch or adopt), `standby.rest` (stop), `standby.fit` (type, security groups; the standby is ready). Elastic addresses
+come between them: `standby.address` and `standby.bind` (addresses.py).
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ from drpilot.domain.ports import (
     Waiting,
 )
 
-__all__ = ["Build", "Fit", "Rest", "StandbyOutput", "TierInput"]
+__all__ = ["Build", "Fit", "Rest", "StandbyOutput", "TierInput", "not_promoted"]
 
 
 class TierInput(Model):
@@ -69,7 +70,7 @@ def _replica_image(ctx: Context, key: str) -> str:
         raise StepFailed(FailureClass.PRECONDITION, text) from None
 
 
-def _not_promoted(ctx: Context, tier: Tier, site: str) -> None:
+def not_promoted(ctx: Context, tier: Tier, site: str) -> None:
     """StepFailed (conflict) where replication meets a standby that a move promotes or has promoted.
 
     Copies run in a lane of their own, beside moves: what they would bring to rest may be the new writer by now.
@@ -137,7 +138,7 @@ class Build(Action[TierInput, StandbyOutput]):
 
     def start(self, ctx: Context, given: TierInput) -> Answer[StandbyOutput]:
         tier = tier_of(ctx, given.tier)
-        _not_promoted(ctx, tier, ctx.target)
+        not_promoted(ctx, tier, ctx.target)
         site = ctx.site("target")
         launches: dict[str, Json] = {}
         for instance in tier.instances:  # every look comes before the first change
@@ -239,7 +240,7 @@ class Rest(Action[TierInput, StandbyOutput]):
 
     def start(self, ctx: Context, given: TierInput) -> Answer[StandbyOutput]:
         tier, site = tier_of(ctx, given.tier), ctx.site("target")
-        _not_promoted(ctx, tier, ctx.target)
+        not_promoted(ctx, tier, ctx.target)
         standing = [_standing(ctx, site, tier, instance.key) for instance in tier.instances]
         up = [item["InstanceId"] for item in standing if item["State"]["Name"] == "running"]
         if up:
@@ -292,7 +293,7 @@ class Fit(Action[FitInput, StandbyOutput]):
 
     def start(self, ctx: Context, given: FitInput) -> Answer[StandbyOutput]:
         tier, site = tier_of(ctx, given.tier), ctx.site(given.site)
-        _not_promoted(ctx, tier, site_name(ctx, given.site))
+        not_promoted(ctx, tier, site_name(ctx, given.site))
         due = [  # every look comes before the first change
             call
             for instance in tier.instances
@@ -331,6 +332,7 @@ class Fit(Action[FitInput, StandbyOutput]):
         tier, site = tier_of(ctx, given.tier), ctx.site(given.site)
         name = site_name(ctx, given.site)
         ids: dict[str, str] = {}
+        bare: list[str] = []
         for instance in tier.instances:
             found = _standing(ctx, site, tier, instance.key)
             if found["State"]["Name"] != "stopped":
@@ -339,6 +341,8 @@ class Fit(Action[FitInput, StandbyOutput]):
             if due:
                 return Unseen(True, f"{due[0][0]} of {found['InstanceId']} is still due")
             ids[instance.key] = found["InstanceId"]
+            if instance.elastic_address and not found.get("PublicIpAddress"):
+                bare.append(instance.key)
         facts: Json = {"instances": ids} if ids else {}
         if tier.scaling_group is not None:
             group = group_view(site, scaling_of(tier).key)
@@ -346,7 +350,9 @@ class Fit(Action[FitInput, StandbyOutput]):
                 text = f"group {scaling_of(tier).key} on {name} is not at 0"
                 raise StepFailed(FailureClass.CONFLICT, text)
         output = StandbyOutput(tier=tier.name, site=name, instances=ids)
-        return Done(output, self._moves(ctx, tier, name, facts))
+        # A standby can be promoted without its address, and data must not wait for one: said, and found by `check`.
+        warning = f"no elastic address on {name} yet: {', '.join(bare)}" if bare else ""
+        return Done(output, self._moves(ctx, tier, name, facts), warning)
 
     @staticmethod
     def _moves(ctx: Context, tier: Tier, name: str, facts: Json) -> tuple[Move, ...]:

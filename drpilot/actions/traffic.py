@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from drpilot.actions.members import balancer, members, site_name
+from drpilot.actions.addresses import bound_to
+from drpilot.actions.members import balancer, key_of, members, site_name
 from drpilot.actions.views import visible
 from drpilot.domain.group import LoadBalancer, Tier, Traffic
 from drpilot.domain.plain import Json
@@ -65,13 +66,7 @@ def _front(ctx: Context, role: str) -> Front:
     tier, given = front_tier(ctx)
     site = ctx.site(role)
     if given is None:
-        found = [item for item in members(ctx, site, tier) if item["State"]["Name"] == "running"]
-        addresses = [item.get("PublicIpAddress") or item.get("PrivateIpAddress") or "" for item in found]
-        if not any(addresses):
-            raise StepFailed(
-                FailureClass.PRECONDITION, f"no running instance of tier {tier.name} has an address"
-            )
-        return Front(addresses=tuple(sorted(filter(None, addresses))))
+        return Front(addresses=_addresses(ctx, role, tier))
     try:
         there = balancer(site, given.key)
     except CloudError:
@@ -81,6 +76,35 @@ def _front(ctx: Context, role: str) -> Front:
     if there is None:
         raise StepFailed(FailureClass.NOT_FOUND, f"load balancer {given.key} is not on {site.name}")
     return Front(dns=there["DNSName"], zone=there.get("CanonicalHostedZoneId", ""))
+
+
+def _addresses(ctx: Context, role: str, tier: Tier) -> tuple[str, ...]:
+    """The addresses users meet on a site: elastic ones, which outlive a stop, where the members have such; else the
+    public one of the moment, else the private one.
+
+    StepFailed (precondition) where a member has an elastic address and its partner has none: a name that led to a
+    private address, or to one that goes with the next stop, would lead nobody.
+    """
+    site, kept = ctx.site(role), {item.key for item in tier.instances if item.elastic_address}
+    found: list[str] = []
+    try:
+        running = [item for item in members(ctx, site, tier) if item["State"]["Name"] == "running"]
+        for item in running:
+            key, id_ = key_of(item), item["InstanceId"]
+            bound = bound_to(site, item) if key in kept else None
+            if bound is None and key in kept:
+                text = f"{id_} ({key}) on {site.name} has no elastic address; bind one, then retry"
+                raise StepFailed(FailureClass.PRECONDITION, text)
+            own = item.get("PublicIpAddress") or item.get("PrivateIpAddress") or ""
+            found.append(bound["PublicIp"] if bound is not None else own)
+    except CloudError:
+        if site_name(ctx, role) != ctx.source:
+            raise
+        # the way back must not depend on a site that may not answer
+        found = [item.elastic_address or item.private_address for item in tier.instances]
+    if not any(found):
+        raise StepFailed(FailureClass.PRECONDITION, f"no running instance of tier {tier.name} has an address")
+    return tuple(sorted(filter(None, found)))
 
 
 def record_of(site: Site, traffic: Traffic) -> Json | None:
@@ -153,6 +177,8 @@ class Switch(Action[SwitchInput, SwitchOutput]):
         "route53:ChangeResourceRecordSets",
         "route53:ListResourceRecordSets",
         "route53:GetHostedZone",
+        "ec2:DescribeAddresses",
+        "ec2:DescribeInstances",
         "elasticloadbalancing:DescribeLoadBalancers",
     )
     at = ("to",)

@@ -184,6 +184,7 @@ _CODES: dict[FailureClass, frozenset[str]] = {
     F.PRECONDITION: frozenset(
         {
             "DisabledException",
+            "Gateway.NotAttached",
             "InvalidKmsKey.InvalidState",
             "InvalidVolume.ZoneMismatch",
             "KMS.DisabledException",

@@ -439,7 +439,9 @@ def _instance_losses(one: dict[str, Any], member: Instance, tier: str) -> list[F
         findings.append(_loss(what, tier, "check that it works with one address"))
     further = sorted(_account_addresses(interfaces) - {member.elastic_address or ""})
     if further:
-        what = f"instance {member.key}: elastic address {', '.join(further)} is not carried: one an instance is"
+        what = (
+            f"instance {member.key}: elastic address {', '.join(further)} is not carried: one an instance is"
+        )
         findings.append(_loss(what, tier, "add it by hand on the other side"))
     return findings
 

@@ -125,7 +125,9 @@ def described(site: Site, raw: Sequence[Json]) -> tuple[Instance, ...]:
         tags = tags_of(one)
         name = tags.get("Name")
         key = tags.get(MEMBER_TAG) or (name if name and names[name] == 1 else one["InstanceId"])
-        built.append(replace(_instance(site, one, key, volumes), elastic_address=elastic.get(one["InstanceId"])))
+        built.append(
+            replace(_instance(site, one, key, volumes), elastic_address=elastic.get(one["InstanceId"]))
+        )
     return tuple(sorted(built, key=lambda instance: instance.key))
 
 

@@ -248,7 +248,9 @@ def allocate_address(cloud: Cloud, params: dict[str, Any]) -> dict[str, Any]:
     free = next((str(one) for one in _public_pool(cloud).hosts() if str(one) not in taken), None)
     if free is None:
         raise Refusal(
-            "InsufficientAddressCapacity", "Not enough available addresses to satisfy your request.", status=503
+            "InsufficientAddressCapacity",
+            "Not enough available addresses to satisfy your request.",
+            status=503,
         )
     allocation_id = cloud.new_id("eipalloc")
     row = {

@@ -170,7 +170,7 @@ def _members(tier: Tier) -> list[Member]:
             "instance",
             item.key,
             item.id,
-            f"{item.type} {item.zone} {item.state}".strip(),
+            " ".join(filter(None, (item.type, item.zone, item.state, item.elastic_address))),
             len(item.volumes),
             sum(volume.size_gib for volume in item.volumes),
         )

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+from drpilot.actions.addresses import address_room, bound_to
 from drpilot.actions.command import startable
 from drpilot.actions.members import balancer, group_view
 from drpilot.actions.traffic import record_of, same_name
-from drpilot.actions.views import describe, images, instances, snapshots
+from drpilot.actions.views import describe, images, instances, snapshots, tagged, tags_of
 from drpilot.base.errors import DrpilotError, Finding
 from drpilot.domain.group import Group, Tier
 from drpilot.domain.point import choose
@@ -125,6 +126,8 @@ def _machines(site: Site, view: GroupView, tier: Tier, standby: StandbyView) -> 
         state, zone = found["State"]["Name"], mapping.zones.get(member.zone)
         if state != "stopped":
             wrong.append(f"{found['InstanceId']} is {state}, not stopped")
+        if member.elastic_address and not found.get("PublicIpAddress"):
+            wrong.append(f"{found['InstanceId']} has no elastic address")
         if found["InstanceType"] != size:
             wrong.append(f"{found['InstanceId']} is a {found['InstanceType']}, not a {size}")
         if zone and (found.get("Placement") or {}).get("AvailabilityZone") not in (None, zone):
@@ -262,10 +265,46 @@ def _name(house: House, view: GroupView) -> Iterator[Checked]:
 
 
 def _quota(house: House, view: GroupView) -> Iterator[Checked]:
-    """Whether a failover would stay within the vCPU quota of the standing side."""
+    """Whether the standing side's quotas hold what a failover starts, and what its standbys lack of addresses."""
     site = house.site(view.standing)
-    if "service-quotas" not in site.capabilities:
+    if "service-quotas" in site.capabilities:
+        yield from _vcpus(site, view)
+        yield from _addresses(site, view)
+
+
+def _addresses(site: Site, view: GroupView) -> Iterator[Checked]:
+    """Whether the elastic addresses that are not bound ahead yet still fit under the quota."""
+    if not any(member.elastic_address for tier in view.group.tiers for member in tier.instances):
         return
+    need = _unaddressed(site, view.group)
+    used, limit = address_room(site)
+    texts = (f"{need} elastic addresses free on {view.standing}", f"{used} of {limit} used")
+    if limit is None or used + need <= limit:
+        yield ok("quota", view.name, *texts)
+        return
+    message = f"elastic address quota on {view.standing}: {need} more needed, {used} of {limit} used"
+    hint = f"ask the cloud for a higher quota on {view.standing}, or release addresses"
+    yield bad("quota", view.name, *texts, Finding("quota-short", "error", message, view.standing, hint))
+
+
+def _unaddressed(site: Site, group: Group) -> int:
+    """How many standbys still need an address to be allocated: neither bound to them nor waiting with our tags."""
+    made = {
+        (tags.get("drpilot:tier"), tags.get("drpilot:member"))
+        for item in describe(site, "DescribeAddresses", "Addresses", tagged(group=group.name, standby=""))
+        for tags in (tags_of(item),)
+    }
+    need = 0
+    for tier in group.tiers:
+        for member in tier.instances:
+            if member.elastic_address and (tier.name, member.key) not in made:
+                mine = [*tagged(group=group.name, tier=tier.name, member=member.key, standby="")]
+                need += not any(bound_to(site, item) for item in instances(site, mine))
+    return need
+
+
+def _vcpus(site: Site, view: GroupView) -> Iterator[Checked]:
+    """Whether a failover would stay within the vCPU quota of the standing side."""
     wanted = _grown(view)
     running = [i for i in instances(site, []) if i["State"]["Name"] in ("pending", "running")]
     types = {*wanted, *(item["InstanceType"] for item in running)}
@@ -351,6 +390,8 @@ def drifted(before: Group, now: Group) -> Iterator[str]:
         yield from (f"instance {key} of tier {tier.name} is gone" for key in sorted(set(old) - set(new)))
         yield from (f"instance {key} is new in tier {tier.name}" for key in sorted(set(new) - set(old)))
         for key in sorted(set(old) & set(new)):
+            if bool(old[key].elastic_address) != bool(new[key].elastic_address):
+                yield f"instance {key} has {'an' if new[key].elastic_address else 'no'} elastic address now"
             if old[key].type != new[key].type:
                 yield f"instance {key} is a {new[key].type}, protected was a {old[key].type}"
             devices = [

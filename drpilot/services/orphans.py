@@ -43,6 +43,7 @@ def owned(house: House, view: GroupView) -> Owned:
         ids |= set(_texts(fence))
     for tier in view.group.tiers:
         ids |= {item.id for item in tier.instances} | {v.id for item in tier.instances for v in item.volumes}
+        ids |= {_address_of(tier.name, item.key) for item in tier.instances if item.elastic_address}
         if tier.scaling_group is not None:
             ids |= {tier.scaling_group.key, tier.scaling_group.template_id}
         if tier.load_balancer is not None:
@@ -116,6 +117,21 @@ def _listed(site: Site, group: str) -> Iterator[_Listed]:
         yield "snapshot", item["SnapshotId"], tags_of(item), ()
     for item in describe(site, "DescribeLaunchTemplates", "LaunchTemplates", ours):
         yield "launch template", item["LaunchTemplateId"], tags_of(item), ()
+    for item in describe(site, "DescribeAddresses", "Addresses", ours):
+        tags = tags_of(item)
+        # one that waits to be bound is the member's all the same: the next run binds it
+        member = _address_of(tags.get("drpilot:tier", ""), tags.get("drpilot:member", ""))
+        yield (
+            "elastic address",
+            item["AllocationId"],
+            tags,
+            tuple(filter(None, (item.get("InstanceId"), member))),
+        )
+
+
+def _address_of(tier: str, member: str) -> str:
+    """How the elastic address of a member's standby is known before and after it is bound."""
+    return f"address of {tier}/{member}"
 
 
 def _backing(image: Json) -> Iterator[str]:

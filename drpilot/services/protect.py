@@ -86,7 +86,7 @@ def _rows(tier: Tier, group: Group, active: str) -> list[Row]:
                 instance.key,
                 instance.type,
                 f"standby {size} → {grow}",
-                f"image + {volumes} volumes",
+                f"image + {volumes} volumes" + (" + address" if instance.elastic_address else ""),
             )
         )
     if tier.scaling_group is not None:

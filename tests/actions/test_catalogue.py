@@ -28,7 +28,15 @@ from drpilot.runbook.compile import ActionFacts, CompileFacts, compile, shipped
 KNOWN = {name: ActionFacts.of(action) for name, action in CATALOGUE.items()}
 RUNBOOKS = sorted(path.stem for path in (Path(__file__).resolve().parents[2] / "runbooks").glob("*.yaml"))
 # EC2 API model: these create and take no ClientToken.
-TOKENLESS = ("point.capture", "point.copy", "image.register", "drill.network", "drill.subnet", "drill.group")
+TOKENLESS = (
+    "point.capture",
+    "point.copy",
+    "image.register",
+    "drill.network",
+    "drill.subnet",
+    "drill.group",
+    "standby.address",
+)
 
 
 def _group() -> Group:
@@ -158,6 +166,10 @@ def test_undo_names_an_action_and_an_input_it_takes() -> None:
         "fence.apply": ({"site": "source"}, {"site": "home", "verdict": "fenced", "rungs": []}),
         "point.request": ({}, {"point": "p", "source": "home", "site": "away"}),
         "point.restore": ({"tier": "db", "point": "p"}, {"tier": "db"}),
+        "standby.address": (
+            {"tier": "db", "instance": "x"},
+            {"tier": "db", "member": "x", "address": "127.200.0.1"},
+        ),
         "standby.attach": ({"tier": "db"}, {"tier": "db"}),
         "standby.detach": ({"tier": "db"}, {"tier": "db"}),
         "standby.grow": ({"tier": "db"}, {"tier": "db"}),

@@ -156,6 +156,7 @@ def shape(row: dict[str, Any]) -> str:
     word = state.get("Name") if isinstance(state, dict) else state
     tags = sorted(key for key in row["tags"] if key.startswith("drpilot:"))
     more = [body.get("InstanceType"), body.get("desired"), row["tags"].get("drpilot:member")]
+    more += ["bound" if body.get("AssociationId") else "unbound"] if row["kind"] == "elastic-ip" else []
     return f"{word} {[each for each in more if each is not None]} {tags}"
 
 
