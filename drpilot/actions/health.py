@@ -242,8 +242,10 @@ def _users_url(traffic: Traffic, tier: Tier) -> tuple[str, int | None, str | Non
         return check.http, port, contains
     name = traffic.name.rstrip(".")
     if check is not None and check.http is not None:
-        path = urlsplit(check.http.replace("{address}", name)).path or "/"
-        return f"{scheme}://{name}{path}", port, contains
+        own = urlsplit(check.http.replace("{address}", name))
+        if front is None:  # nothing stands between users and the machines: they ask as the check does
+            scheme, port = own.scheme, own.port
+        return f"{scheme}://{name}{own.path or '/'}", port, contains
     return f"{scheme}://{name}{front.health_path if front is not None else '/'}", port, contains
 
 
