@@ -43,6 +43,30 @@ def test_snapshots_of_one_call_differ_by_their_volume() -> None:
     assert len(duplicates(twice)) == 1
 
 
+def test_two_addresses_of_ours_for_one_member_are_a_duplicate() -> None:
+    """Whichever attempts allocated them; one a member and site, and what somebody else has is not counted."""
+    rows = [
+        row("elastic-ip", "eipalloc-1", attempt="t", member="a"),
+        row("elastic-ip", "eipalloc-2", attempt="u", member="a"),
+        row("elastic-ip", "eipalloc-3", attempt="u", member="b"),
+        row("elastic-ip", "eipalloc-4", site="home", attempt="v", member="a"),
+        row("elastic-ip", "eipalloc-5", member="a"),
+    ]
+    assert duplicates(rows) == ["elastic-ip eipalloc-1, eipalloc-2 on away"]
+
+
+def test_an_address_is_left_over_unless_its_machine_is_owned() -> None:
+    """Bound to an owned standby it is accounted for; bound to nothing, or to nobody's machine, it is not."""
+    rows = [
+        row("instance", "i-standby"),
+        row("elastic-ip", "eipalloc-1", body={"InstanceId": "i-standby"}),
+        row("elastic-ip", "eipalloc-2", attempt="t"),
+        row("elastic-ip", "eipalloc-3", body={"InstanceId": "i-other"}),
+    ]
+    left = leftovers(rows, [("away", "eipalloc-3")], {"i-standby"})
+    assert left == ["elastic-ip eipalloc-2 on away"]
+
+
 def test_left_over_is_what_is_new_and_nobody_owns() -> None:
     """Known before, owned by the journal, beneath an owned thing, made by the cloud: accounted for. The rest is not."""
     rows = [

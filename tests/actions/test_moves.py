@@ -29,6 +29,20 @@ def data_on(world: World, site: str) -> list[shop.Reading]:
     return shop.read_back(world.clouds[site].store.directory, ids)
 
 
+def _bound(world: World, site: str) -> list[tuple[str, str, str, tuple[str, ...]]]:
+    """The elastic addresses of a site: allocation, address, instance, and the keys of our tags."""
+    listed = world.sites[site].call("ec2", "DescribeAddresses", {})["Addresses"]
+    return [
+        (
+            item["AllocationId"],
+            item["PublicIp"],
+            item.get("InstanceId", ""),
+            tuple(sorted(tag["Key"] for tag in item["Tags"] if tag["Key"].startswith("drpilot:"))),
+        )
+        for item in listed
+    ]
+
+
 def _name(world: World) -> str:
     """Where the shop's name points now."""
     zone = world.built["hosted_zone"]
@@ -81,6 +95,7 @@ def test_failover_goes_through_with_the_primary_dead(world: World) -> None:
 def test_there_and_back_again(world: World) -> None:
     """Failover, home heals, reprotect, failback without loss, reprotect: home runs, away is the pilot light again."""
     pilot_light = world.inventory("away")
+    bound = {site: _bound(world, site) for site in ("home", "away")}
     world.fault("home", "refuse")
     world.begin("failover", "home", "away", "point1").all()
     world.heal("home")
@@ -90,6 +105,7 @@ def test_there_and_back_again(world: World) -> None:
     assert database(world, "home")["InstanceId"] == world.built["database"]["instance"], (
         "the original is adopted"
     )
+    assert {site: _bound(world, site) for site in bound} == bound, "home's own address waits with it"
     run = world.begin("switchover", "away", "home").all()
     proof = run.results["captured"]["output"]["proof"]
     assert proof["writers_left"] == "0"
@@ -106,6 +122,7 @@ def test_there_and_back_again(world: World) -> None:
         kind: pilot_light[kind] for kind in ("instance", "auto-scaling-group", "load-balancer")
     }
     assert database(world, "away")["InstanceType"] == "t3.small"
+    assert {site: _bound(world, site) for site in bound} == bound, "nothing was allocated, released or moved"
 
 
 @pytest.mark.row(56, 63)
@@ -242,7 +259,7 @@ def test_retiring_removes_what_we_made_and_keeps_what_runs(world: World) -> None
     assert not {"instance", "volume", "snapshot", "image", "auto-scaling-group", "load-balancer"} & set(
         left
     ), left
-    assert not {"launch-template", "target-group", "listener"} & set(left), left
+    assert not {"launch-template", "target-group", "listener", "elastic-ip"} & set(left), left
     for site in ("home", "away"):
         filters = [{"Name": "key", "Values": ["drpilot:group"]}]
         tags = world.sites[site].call("ec2", "DescribeTags", {"Filters": filters})["Tags"]

@@ -30,6 +30,9 @@ _MADE = (
     "AuthorizeSecurityGroupEgress",
     "RevokeSecurityGroupEgress",
     "TerminateInstances",
+    "AllocateAddress",
+    "AssociateAddress",
+    "ReleaseAddress",
     "DeleteVolume",
     "DeleteSecurityGroup",
     "DeleteSubnet",
@@ -123,7 +126,8 @@ def test_a_standby_built_anew_with_lost_replies_is_one_standby(world: World) -> 
         world.fault(site, *LOST, *(f"lost-reply:*.{operation}@1" for operation in (*rules, *more)))
     world.fault("away", "not-found-yet=60:ec2.DescribeInstances")  # one token is what keeps it one machine
     world.begin("replicate", "home", "away").all()
-    assert world.hits("away") >= {*rules, "RunInstances", "StopInstances", "CreateAutoScalingGroup"}
+    made = {"RunInstances", "StopInstances", "CreateAutoScalingGroup", "AllocateAddress", "AssociateAddress"}
+    assert world.hits("away") >= {*rules, *made}
     assert world.inventory("away") == wanted
 
 

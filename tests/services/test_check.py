@@ -265,6 +265,64 @@ def test_a_quota_too_small_for_a_failover_is_found(shop: Shop) -> None:
     assert "quota-short" not in shop.found()
 
 
+@pytest.mark.row(43)
+def test_a_standby_without_its_address_and_a_quota_without_room_are_found(shop: Shop) -> None:
+    """The address is gone: the standby lacks it; with the quota used up besides, that is said too."""
+    (address,) = shop.call("away", "DescribeAddresses")["Addresses"]
+    cloud = shop.world.clouds["away"]
+    with _tuned(cloud, quotas={"L-0263D0A3": 1}):
+        assert "quota-short" not in shop.found(), "what is bound ahead needs no further one"
+    shop.call("away", "DisassociateAddress", AssociationId=address["AssociationId"])
+    try:
+        found = shop.found()
+        assert any("has no elastic address" in message for message in found["standby-missing"])
+        assert not {"quota-short", "orphan"} & set(found), "ours waits to be bound: it is no orphan"
+        kept = {"Resources": [address["AllocationId"]], "Tags": [{"Key": "drpilot:group"}]}
+        shop.call("away", "DeleteTags", **kept)
+        with _tuned(cloud, quotas={"L-0263D0A3": 1}):
+            (message,) = shop.found()["quota-short"]
+        assert message == "elastic address quota on away: 1 more needed, 1 of 1 used"
+        assert "quota-short" not in shop.found()
+        kept["Tags"] = [{"Key": "drpilot:group", "Value": "shop"}]
+        shop.call("away", "CreateTags", **kept)
+    finally:
+        bound = {"AllocationId": address["AllocationId"], "InstanceId": shop.standby}
+        shop.call("away", "AssociateAddress", **bound)
+    assert not {"standby-missing", "quota-short", "orphan"} & set(shop.found())
+
+
+def test_an_address_of_ours_that_stands_for_no_member_is_an_orphan(shop: Shop) -> None:
+    """Tagged for a member that is not there any more, bound to nothing."""
+    tags = {
+        "drpilot:group": "shop",
+        "drpilot:tier": "db",
+        "drpilot:member": "gone",
+        "drpilot:run": "long-gone",
+    }
+    marks = [
+        {"ResourceType": "elastic-ip", "Tags": [{"Key": key, "Value": value} for key, value in tags.items()]}
+    ]
+    made = shop.call("away", "AllocateAddress", Domain="vpc", TagSpecifications=marks)["AllocationId"]
+    try:
+        assert shop.found()["orphan"] == [
+            f"elastic address {made} on away carries our tags but nothing owns it"
+        ]
+    finally:
+        shop.call("away", "ReleaseAddress", AllocationId=made)
+
+
+def test_an_address_that_comes_or_goes_at_home_is_drift(shop: Shop) -> None:
+    """Protected with one, seen without: the next point's standby would have one for nothing."""
+    (address,) = shop.call("home", "DescribeAddresses")["Addresses"]
+    shop.call("home", "DisassociateAddress", AssociationId=address["AssociationId"])
+    try:
+        assert "instance shop-db has no elastic address now" in shop.found()["drift"]
+    finally:
+        back = {"AllocationId": address["AllocationId"], "InstanceId": address["InstanceId"]}
+        shop.call("home", "AssociateAddress", **back)
+    assert "drift" not in shop.found()
+
+
 @pytest.mark.row(9)
 def test_a_machine_that_changed_at_home_is_drift(shop: Shop) -> None:
     """A new volume on the database is not protected until the next point."""
