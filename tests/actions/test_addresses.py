@@ -54,7 +54,6 @@ def _duplicates(world: World) -> list[str]:
 # -- ahead of the night -----------------------------------------------------------------------------------
 
 
-@pytest.mark.row(12)
 def test_the_standby_waits_with_an_address_of_its_own(world: World) -> None:
     """One address, tagged in its create call and bound to the stopped database; home's own is as it was."""
     standby = _database(world, "away")
@@ -83,7 +82,7 @@ def test_replicating_again_allocates_nothing(world: World) -> None:
     assert world.mutations("away") == []
 
 
-@pytest.mark.row(51, 53)
+@pytest.mark.row(53)
 @pytest.mark.parametrize("fault", ["lost-reply", "error-5xx", "not-found-yet=60", "stale-read=60"])
 def test_whatever_becomes_of_the_reply_there_is_one_address(world: World, fault: str) -> None:
     """The answers of AllocateAddress and AssociateAddress are cut off, or the listing lags: one address, bound."""
@@ -192,7 +191,6 @@ def _full(world: World) -> None:
     world.clouds["away"].tune(quotas={"L-0263D0A3": 1})
 
 
-@pytest.mark.row(44)
 def test_a_full_quota_keeps_no_data_back_and_is_made_up_for(world: World) -> None:
     """The point is complete, the standby ready and the lack of an address said; with room the next run binds one."""
     _full(world)
