@@ -10,7 +10,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-__all__ = ["BLOCKING", "Claim", "Rung", "Verdict", "claimed", "confirmed", "released", "verdict", "worse"]
+__all__ = [
+    "BLOCKING",
+    "Claim",
+    "Rung",
+    "Verdict",
+    "claimed",
+    "confirmed",
+    "released",
+    "seized",
+    "verdict",
+    "worse",
+]
 
 
 class Verdict(Enum):
@@ -89,3 +100,17 @@ def released(current: Claim, run: str) -> Claim | None:
     if current.run != run or current.previous is None:
         return None
     return Claim(current.group, current.epoch + 1, current.previous)
+
+
+def seized(current: Claim | None, *, group: str, survivor: str, epoch: int, run: str) -> Claim:
+    """The claim for a survivor that people named, whatever stands in the witness; it rises above both epochs.
+
+    A witness that already names the survivor, confirmed and not behind the journal's `epoch`, is left as it is.
+    """
+    if current is None:
+        return Claim(group, epoch + 1, survivor, run)
+    if current.run == run and current.active == survivor:
+        return current
+    if current.run is None and current.active == survivor and current.epoch >= epoch:
+        return current
+    return Claim(group, max(current.epoch, epoch) + 1, survivor, run, current.active)

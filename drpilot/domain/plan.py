@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Literal
@@ -21,6 +21,7 @@ __all__ = [
     "Retry",
     "Sight",
     "Slot",
+    "persons",
 ]
 
 Gate = Literal["go", "fence", "traffic", "commit"]
@@ -207,3 +208,15 @@ class Approval:
     declined: bool = False
     break_glass: bool = False
     data: Mapping[str, Any] = field(default_factory=dict)
+
+
+def persons(approvals: Iterable[Approval], gate: str) -> set[str]:
+    """The different persons who consented to a gate.
+
+    A person is the account that was logged in, where that is known: one account under two names is one person.
+    """
+    return {
+        str(approval.data.get("account") or approval.person)
+        for approval in approvals
+        if approval.gate == gate and not approval.declined
+    }

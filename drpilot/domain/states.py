@@ -295,7 +295,7 @@ FENCE = Family(
         State("requested", 2, "asked for"),
         State("applying", 3, "rungs of the ladder are being applied"),
         State("fenced", 4, "at least one write-blocking rung was verified by looking"),
-        State("partial", 5, "rungs were applied, none of the write-blocking ones is verified"),
+        State("partial", 5, "rungs were applied, none of the write-blocking ones is verified (any more)"),
         State("unverified", 6, "the site can't be seen; it may still write"),
         State("released", 7, "taken away because that side is a verified standby or active again"),
     ),
@@ -305,6 +305,7 @@ FENCE = Family(
         _t("applying", "verified", "fenced", "write_blocked_observed"),
         _t("applying", "partly", "partial"),
         _t("applying", "unseen", "unverified"),
+        _t("fenced", "writers seen", "partial", "writers_observed"),
         _t(
             "fenced,partial,unverified,requested,applying", "release", "released", "side_is_standby_or_active"
         ),

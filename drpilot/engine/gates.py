@@ -9,26 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from drpilot.domain.fence import Verdict, worse
-from drpilot.domain.plan import Approval
+from drpilot.domain.plan import Approval, persons
 from drpilot.domain.ports import Move
 from drpilot.domain.run import RunView, StepView
 from drpilot.engine.draft import Draft
 
-__all__ = ["consider", "fence_accepted", "fence_verdict", "missing", "reach"]
+__all__ = ["consider", "fence_accepted", "fence_verdict", "missing", "persons", "reach"]
 
 _VERIFIED_FROM = ("awaiting_commit", "active_unprotected", "protected", "degraded")
-
-
-def persons(approvals: Iterable[Approval], gate: str) -> set[str]:
-    """The different persons who consented to a gate.
-
-    A person is the account that was logged in, where that is known: one account under two names is one person.
-    """
-    return {
-        str(approval.data.get("account") or approval.person)
-        for approval in approvals
-        if approval.gate == gate and not approval.declined
-    }
 
 
 def _broken_glass(approvals: Iterable[Approval], gate: str) -> bool:
@@ -38,15 +26,17 @@ def _broken_glass(approvals: Iterable[Approval], gate: str) -> bool:
 def fence_verdict(view: RunView, steps: Mapping[str, StepView]) -> Verdict | None:
     """The newest verdict of the run's fence steps; None where nothing was fenced.
 
-    A fence that was unverified in the run and was verified since (`drpilot fence`, or the service) counts as fenced.
+    A fence that was unverified in the run and was verified since (`drpilot fence`, or the service) counts as fenced;
+    one that was fenced and that a later look contradicted counts as what it is now.
     """
     found = [
         Verdict(step.output["verdict"])
         for step in steps.values()
         if step.planned.action == "fence.apply" and step.output is not None and step.state != "undone"
     ]
-    if found and view.fences.get(view.plan.source) == Verdict.FENCED.value:
-        return Verdict.FENCED
+    present = view.fences.get(view.plan.source)
+    if found and present in {verdict.value for verdict in Verdict}:
+        return Verdict(present)
     return found[-1] if found else None
 
 

@@ -8,7 +8,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drpilot.domain.fence import BLOCKING, Claim, Rung, Verdict, claimed, confirmed, released, verdict, worse
+from drpilot.domain.fence import (
+    BLOCKING,
+    Claim,
+    Rung,
+    Verdict,
+    claimed,
+    confirmed,
+    released,
+    seized,
+    verdict,
+    worse,
+)
 
 RUNGS = [
     Rung(name, applied, verified, writers_left=left)
@@ -87,3 +98,27 @@ def test_release_gives_the_old_side_a_higher_epoch() -> None:
     assert released(claim, "r1") == Claim("shop", 6, "home")
     assert released(claim, "r2") is None
     assert released(Claim("shop", 5, "away"), "r1") is None
+
+
+def test_a_survivor_is_claimed_above_everything_or_left_where_it_is() -> None:
+    """Every claim, every epoch of the journal: the epoch never falls, is raised once, and a repeat finds its own."""
+    claims = [None] + [
+        Claim("shop", epoch, active, run)
+        for epoch, active, run in product(range(1, 5), ["home", "away"], [None, "mine", "other"])
+    ]
+    for current, epoch in product(claims, range(1, 5)):
+        if current is not None and current.run == "mine" and current.epoch <= epoch:
+            continue  # a run's own claim always lies above the journal's epoch
+        claim = seized(current, group="shop", survivor="away", epoch=epoch, run="mine")
+        assert claim.active == "away"
+        assert claim.epoch >= max(epoch, current.epoch if current else 1)
+        assert claim == seized(claim, group="shop", survivor="away", epoch=epoch, run="mine")
+        final = confirmed(claim, "mine")
+        assert final is not None
+        assert (final.active, final.run) == ("away", None)
+        named = current is not None and current.active == "away" and current.epoch >= epoch
+        if named and current is not None and current.run is None:
+            assert claim == current  # the witness says so already
+        elif claim != current:
+            assert claim.epoch > max(epoch, current.epoch if current else 1)
+            assert claim.run == "mine"
