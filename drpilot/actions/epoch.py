@@ -27,7 +27,15 @@ from drpilot.domain.ports import (
     Unseen,
 )
 
-__all__ = ["ClaimEpoch", "ConfirmEpoch", "ReleaseEpoch"]
+__all__ = [
+    "ClaimEpoch",
+    "ConfirmEpoch",
+    "EpochOutput",
+    "ReleaseEpoch",
+    "conflict",
+    "glass",
+    "write_claim",
+]
 
 _MOVING = ("switching_over", "failing_over", "awaiting_commit")
 _RECORDED = ("fenced", "partial", "unverified")
@@ -42,7 +50,8 @@ class EpochOutput(Model):
     overridden: bool = False
 
 
-def _conflict(found: Claim | None) -> StepFailed:
+def conflict(found: Claim | None) -> StepFailed:
+    """What the witness says instead of what the step needs."""
     if found is None:
         return StepFailed(FailureClass.CONFLICT, "the witness holds no claim")
     by = f", claimed by {found.run}" if found.run else ""
@@ -50,12 +59,12 @@ def _conflict(found: Claim | None) -> StepFailed:
     return StepFailed(FailureClass.CONFLICT, text, data={"epoch": found.epoch, "active": found.active})
 
 
-def _glass(ctx: Context) -> str | None:
+def glass(ctx: Context) -> str | None:
     """Why a person lets the run go on without the witness; None where nobody does."""
     return ctx.proposal.break_glass if ctx.proposal is not None else None
 
 
-def _write(ctx: Context, wanted: Callable[[Claim | None], Claim | None]) -> None:
+def write_claim(ctx: Context, wanted: Callable[[Claim | None], Claim | None]) -> None:
     """Put `wanted(what stands there)` into the witness, if that is another claim or not None.
 
     A write counts as refused only if the witness refused it; any other error, one of the look that settles a
@@ -76,7 +85,7 @@ def _write(ctx: Context, wanted: Callable[[Claim | None], Claim | None]) -> None
                 raise
             raise unsure(error) from error
         return
-    raise _conflict(witness.read(ctx.group.name)[0])
+    raise conflict(witness.read(ctx.group.name)[0])
 
 
 class ClaimEpoch(Action[Nothing, EpochOutput]):
@@ -102,7 +111,7 @@ class ClaimEpoch(Action[Nothing, EpochOutput]):
         try:
             self._claim(ctx)
         except CloudError as error:
-            if not _glass(ctx):
+            if not glass(ctx):
                 raise
             return self._overridden(ctx, error)
         return visible(self.observe, ctx, given)
@@ -113,14 +122,14 @@ class ClaimEpoch(Action[Nothing, EpochOutput]):
             names = {"group": ctx.group.name, "source": ctx.source, "target": ctx.target}
             claim = claimed(current, **names, run=ctx.run)
             if claim is None:
-                raise _conflict(current)
+                raise conflict(current)
             return claim
 
-        _write(ctx, wanted)
+        write_claim(ctx, wanted)
 
     def _overridden(self, ctx: Context, error: CloudError) -> Answer[EpochOutput]:
         output = EpochOutput(epoch=ctx.epoch + 1, active=ctx.target, overridden=True)
-        warning = f"the witness can't be reached ({error.code}); overridden: {_glass(ctx)}"
+        warning = f"the witness can't be reached ({error.code}); overridden: {glass(ctx)}"
         return Done(output, (self._move(ctx),), warning)
 
     @staticmethod
@@ -135,11 +144,11 @@ class ClaimEpoch(Action[Nothing, EpochOutput]):
         try:
             current, _ = ctx.witness().read(ctx.group.name)
         except CloudError as error:
-            if not _glass(ctx):
+            if not glass(ctx):
                 raise
             return self._overridden(ctx, error)
         if current is None or current.run != ctx.run:
-            if _glass(ctx):  # overridden a moment ago and now there again: the claim is made after all
+            if glass(ctx):  # overridden a moment ago and now there again: the claim is made after all
                 raise StepFailed(FailureClass.TRANSIENT, "the witness answers and holds no claim of this run")
             return Unseen(True, "the witness holds no claim of this run")
         return Done(EpochOutput(epoch=current.epoch, active=current.active), (self._move(ctx),))
@@ -168,13 +177,13 @@ class ConfirmEpoch(Action[Nothing, EpochOutput]):
                 return Claim(ctx.group.name, epoch, ctx.target)
             claim = confirmed(current, ctx.run) if current is not None else None
             if claim is None or claim.active != ctx.target:
-                raise _conflict(current)
+                raise conflict(current)
             return claim
 
         try:
-            _write(ctx, wanted)
+            write_claim(ctx, wanted)
         except CloudError as error:
-            if not _glass(ctx):
+            if not glass(ctx):
                 raise
             return self._overridden(ctx, error)
         return visible(self.observe, ctx, given)
@@ -182,7 +191,7 @@ class ConfirmEpoch(Action[Nothing, EpochOutput]):
     @staticmethod
     def _unclaimed(ctx: Context, current: Claim | None) -> bool:
         """Whether the glass was broken and the witness still tells of the time before this move."""
-        if not _glass(ctx):
+        if not glass(ctx):
             return False
         return current is None or (current.run is None and current.active == ctx.source)
 
@@ -202,13 +211,13 @@ class ConfirmEpoch(Action[Nothing, EpochOutput]):
         try:
             current, _ = ctx.witness().read(ctx.group.name)
         except CloudError as error:
-            if not _glass(ctx):
+            if not glass(ctx):
                 raise
             return self._overridden(ctx, error)
         if self._unclaimed(ctx, current):
             return Unseen(True, "the witness does not know of this move yet")
         if current is None or current.active != ctx.target:
-            raise _conflict(current)
+            raise conflict(current)
         if current.run is not None:
             return Unseen(True, f"epoch {current.epoch} is claimed and not confirmed")
         return Done(
@@ -238,10 +247,10 @@ class ReleaseEpoch(Action[Nothing, EpochOutput]):
                 return None
             claim = released(current, ctx.run)
             if claim is None:
-                raise _conflict(current)
+                raise conflict(current)
             return claim
 
-        _write(ctx, wanted)
+        write_claim(ctx, wanted)
         return visible(self.observe, ctx, given)
 
     def observe(self, ctx: Context, given: Nothing) -> Answer[EpochOutput]:
@@ -249,6 +258,6 @@ class ReleaseEpoch(Action[Nothing, EpochOutput]):
         if current is not None and current.run == ctx.run:
             return Unseen(True, f"epoch {current.epoch} is still claimed by this run")
         if current is not None and current.active != ctx.source:
-            raise _conflict(current)
+            raise conflict(current)
         epoch = current.epoch if current is not None else ctx.epoch
         return Done(EpochOutput(epoch=epoch, active=ctx.source))

@@ -8,6 +8,7 @@ site that can't be seen is `unverified`, within seconds: a dead primary must not
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 
@@ -36,15 +37,26 @@ from drpilot.domain.ports import (
     Context,
     Done,
     Effect,
+    FailureClass,
     Idempotency,
     Model,
     Move,
     Site,
+    StepFailed,
     Unseen,
     Waiting,
 )
 
-__all__ = ["DENY", "GROUPS_TAG", "Apply", "Prepare", "frozen_numbers", "frozen_running"]
+__all__ = [
+    "DENY",
+    "GROUPS_TAG",
+    "Apply",
+    "Prepare",
+    "SiteInput",
+    "closed_groups",
+    "frozen_numbers",
+    "frozen_running",
+]
 
 DENY = "drpilot-deny"
 """Name of the security group without rules that the rung `deny` puts on instances."""
@@ -86,6 +98,12 @@ def _deny_groups(site: Site, vpcs: list[str]) -> dict[str, Json]:
     return {
         item["VpcId"]: item for item in describe(site, "DescribeSecurityGroups", "SecurityGroups", filters)
     }
+
+
+def closed_groups(site: Site, machines: Iterable[Json]) -> dict[str, str]:
+    """The deny-all groups that really let nothing through, by VPC of `machines`."""
+    vpcs = sorted({item["VpcId"] for item in machines if item.get("VpcId")})
+    return {vpc: group["GroupId"] for vpc, group in _deny_groups(site, vpcs).items() if not _rules(group)}
 
 
 class Prepare(Action[SiteInput, PrepareOutput]):
@@ -163,6 +181,12 @@ def _empty(site: Site, group: Json) -> None:
             site.call("ec2", operation, {"GroupId": group["GroupId"], "IpPermissions": rules})
 
 
+class ApplyInput(SiteInput):
+    """A site, by role or name; `verified` makes the step fail where the fence can't be seen to hold."""
+
+    verified: bool = False
+
+
 class ApplyOutput(Model):
     """The verdict, each rung (name, applied, verified, detail, writers_left), and what to restore on
     release.
@@ -192,7 +216,7 @@ class _Scene:
     missing: list[str] = field(default_factory=list)
 
 
-class Apply(Action[SiteInput, ApplyOutput]):
+class Apply(Action[ApplyInput, ApplyOutput]):
     """Apply the ladder to the old side and say what was seen of it.
 
     All rungs are applied at once and are set states, safe to repeat. The look counts every instance of
@@ -216,10 +240,10 @@ class Apply(Action[SiteInput, ApplyOutput]):
         "ec2:DescribeSecurityGroups",
     )
     at = ("site",)
-    Input = SiteInput
+    Input = ApplyInput
     Output = ApplyOutput
 
-    def start(self, ctx: Context, given: SiteInput) -> Answer[ApplyOutput]:
+    def start(self, ctx: Context, given: ApplyInput) -> Answer[ApplyOutput]:
         site = ctx.site(given.site)
         try:
             scene = within(_LOOK_S, site, lambda bound: _look(ctx, bound))
@@ -236,10 +260,10 @@ class Apply(Action[SiteInput, ApplyOutput]):
         # The verdict is the next look's: it knows what was tried.
         return Waiting({}, after_s=0.0, note="; ".join(["every rung was asked for", *refused]))
 
-    def observe(self, ctx: Context, given: SiteInput) -> Answer[ApplyOutput]:
+    def observe(self, ctx: Context, given: ApplyInput) -> Answer[ApplyOutput]:
         return self._seen(ctx, given)
 
-    def _seen(self, ctx: Context, given: SiteInput) -> Answer[ApplyOutput]:
+    def _seen(self, ctx: Context, given: ApplyInput) -> Answer[ApplyOutput]:
         site = ctx.site(given.site)
         try:
             scene = within(_LOOK_S, site, lambda bound: _look(ctx, bound))
@@ -253,16 +277,23 @@ class Apply(Action[SiteInput, ApplyOutput]):
             if scene.missing and not scene.left:
                 note = f"nothing is left that may write, but not seen: {', '.join(scene.missing)}"
                 return Waiting({}, after_s=2.0, note=note)
-            if any(rung.applied for rung in rungs):
+            if waiting and not _undone(ctx, scene):
                 note = f"{len(scene.left)} writers left; {', '.join(rung.name for rung in waiting)} under way"
                 return Waiting({}, after_s=2.0, note=note)
-            return Unseen(True, f"{len(scene.left)} writers on {site.name}, no rung is applied")
+            return Unseen(True, f"{len(scene.left)} writers left on {site.name}, not every rung is applied")
         return self._done(ctx, given, rungs, found)
 
     def _done(
-        self, ctx: Context, given: SiteInput, rungs: list[Rung], found: Verdict, unreachable: str = ""
+        self, ctx: Context, given: ApplyInput, rungs: list[Rung], found: Verdict, unreachable: str = ""
     ) -> Done[ApplyOutput]:
         name = site_name(ctx, given.site)
+        if given.verified and found is not Verdict.FENCED:
+            text = f"{name} is not fenced for certain: {found.value}" + (
+                f", {unreachable}" if unreachable else ""
+            )
+            raise StepFailed(
+                FailureClass.PRECONDITION, text, data={"rungs": [asdict(rung) for rung in rungs]}
+            )
         output = ApplyOutput(
             site=name,
             verdict=found.value,
@@ -279,7 +310,7 @@ class Apply(Action[SiteInput, ApplyOutput]):
             )
         return Done(output, _moves(name, output), warning)
 
-    def _unseen(self, ctx: Context, given: SiteInput, error: CloudError) -> Done[ApplyOutput]:
+    def _unseen(self, ctx: Context, given: ApplyInput, error: CloudError) -> Done[ApplyOutput]:
         """The verdict on a site that does not answer: `partial` where rungs were asked for before it went
         silent, so that nobody later takes it for a side that was never touched.
         """
@@ -287,7 +318,7 @@ class Apply(Action[SiteInput, ApplyOutput]):
         rungs = [Rung(name, name in tried, verified=False, detail=error.code) for name in ctx.group.fence]
         return self._done(ctx, given, rungs, verdict(rungs), f"{error.code}: {error.message}"[:300])
 
-    def undo(self, given: SiteInput, output: ApplyOutput | None) -> Call | None:
+    def undo(self, given: ApplyInput, output: ApplyOutput | None) -> Call | None:
         if output is None:  # it failed half way: what to give back is in the group as frozen
             return Call("fence.release", {"site": given.site})
         numbers = {name: value.model_dump() for name, value in output.numbers.items()}
@@ -309,7 +340,12 @@ def frozen_running(ctx: Context) -> tuple[str, ...]:
 
 def _moves(name: str, output: ApplyOutput) -> tuple[Move, ...]:
     event = {"fenced": "verified", "partial": "partly", "unverified": "unseen"}[output.verdict]
-    data = {"verdict": output.verdict, "rungs": [dict(rung) for rung in output.rungs]}
+    data = {
+        "verdict": output.verdict,
+        "rungs": [dict(rung) for rung in output.rungs],
+        "seen": not output.unreachable,
+        "writers_left": output.writers_left,
+    }
     facts = {"write_blocked_observed": output.verdict == "fenced"}
     return (
         Move("fence", name, "request"),
@@ -327,10 +363,7 @@ def _look(ctx: Context, site: Site) -> _Scene:
                 scene.missing.append(tier.scaling_group.key)
         else:
             _look_at_members(ctx, site, tier, scene)
-    vpcs = sorted({item["VpcId"] for item in scene.instances if item.get("VpcId")})
-    scene.deny = {
-        vpc: group["GroupId"] for vpc, group in _deny_groups(site, vpcs).items() if not _rules(group)
-    }
+    scene.deny = closed_groups(site, scene.instances)
     every = set(writers(ctx, site, ctx.group.tiers))
     every |= {item["InstanceId"] for item in scene.instances if item["State"]["Name"] in ALIVE}
     scene.left = sorted(every - {item["InstanceId"] for item in scene.instances if _denied(scene, item)})
@@ -409,6 +442,14 @@ def _deny(site: Site, scene: _Scene) -> None:
             "ec2", "CreateTags", {"Resources": [id_], "Tags": [{"Key": GROUPS_TAG, "Value": before[:256]}]}
         )
         site.call("ec2", "ModifyInstanceAttribute", {"InstanceId": id_, "Groups": [group]})
+
+
+def _undone(ctx: Context, scene: _Scene) -> bool:
+    """Whether something still has to be asked for: rungs of an earlier fence say nothing about what started since."""
+    up = [item for item in scene.instances if item["State"]["Name"] in ("pending", "running")]
+    groups = [group for group in scene.groups.values() if group is not None]
+    wanting = [group for group in groups if group.minimum or group.desired or not group.launch_suspended]
+    return ("stop" in ctx.group.fence and bool(up)) or ("scale" in ctx.group.fence and bool(wanting))
 
 
 _RUNGS = {"scale": _scale, "stop": _stop, "deny": _deny}

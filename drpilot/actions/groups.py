@@ -24,7 +24,7 @@ from drpilot.domain.ports import (
     Unseen,
 )
 
-__all__ = ["Invalidate", "MarkInvalidated", "Ready", "Reprotect"]
+__all__ = ["Invalidate", "MarkInvalidated", "Ready", "Reprotect", "old_side"]
 
 _MARK = "drpilot:invalidated"
 _LOOK_S = 6.0
@@ -42,7 +42,7 @@ _ELSEWHERE = (
 )
 
 
-def _old_side(ctx: Context, site: Site) -> Iterator[tuple[str, str, dict[str, str]]]:
+def old_side(ctx: Context, site: Site) -> Iterator[tuple[str, str, dict[str, str]]]:
     """Members on a side: kind, id or group name, tags."""
     for tier in ctx.group.tiers:
         if tier.scaling_group is not None:
@@ -56,7 +56,7 @@ def _old_side(ctx: Context, site: Site) -> Iterator[tuple[str, str, dict[str, st
 
 def _lacking(ctx: Context, site: Site, epoch: str) -> list[tuple[str, str]]:
     """Members without the mark of `epoch`: kind, id or group name."""
-    return [(kind, id_) for kind, id_, tags in _old_side(ctx, site) if tags.get(_MARK) != epoch]
+    return [(kind, id_) for kind, id_, tags in old_side(ctx, site) if tags.get(_MARK) != epoch]
 
 
 def _mark(site: Site, lacking: list[tuple[str, str]], epoch: str) -> None:
@@ -124,7 +124,7 @@ class Invalidate(Action[SiteInput, InvalidateOutput]):
     def observe(self, ctx: Context, given: SiteInput) -> Answer[InvalidateOutput]:
         site = ctx.site(given.site)
         try:
-            found = within(_LOOK_S, site, lambda bound: list(_old_side(ctx, bound)))
+            found = within(_LOOK_S, site, lambda bound: list(old_side(ctx, bound)))
         except CloudError as error:
             return self._pending(ctx, given, error)
         epoch = given.mark(ctx)
@@ -185,7 +185,7 @@ class MarkInvalidated(Action[MarkInput, InvalidateOutput]):
         if epoch is None:
             output = InvalidateOutput(site=name, epoch=ctx.epoch, pending=True)
             return Done(output, warning="the move is not committed yet: nothing to mark")
-        found = within(_LOOK_S, site, lambda bound: list(_old_side(ctx, bound)))
+        found = within(_LOOK_S, site, lambda bound: list(old_side(ctx, bound)))
         bare = [id_ for _, id_, tags in found if tags.get(_MARK) != str(epoch)]
         if bare:
             return Unseen(True, f"{', '.join(bare)} are not marked")
@@ -222,7 +222,7 @@ class Reprotect(Action[Nothing, ReprotectOutput]):
         if left:
             text = f"{', '.join(left)} on {ctx.target} may still write; fence it first: drpilot fence {ctx.group.name}"
             raise StepFailed(FailureClass.PRECONDITION, text, data={"writers": left})
-        found = list(_old_side(ctx, site))
+        found = list(old_side(ctx, site))
         bare = [id_ for _, id_, tags in found if tags.get(_MARK) != str(ctx.epoch)]
         if bare:
             return Unseen(True, f"{', '.join(bare)} are not marked")

@@ -9,18 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Protocol
 
 from drpilot.actions.views import ALIVE, first, instances, tagged, tags_of
-from drpilot.domain.group import Instance, ScalingGroup, Tier
+from drpilot.domain.group import Group, Instance, ScalingGroup, Tier
 from drpilot.domain.plain import Json
 from drpilot.domain.ports import CloudError, Context, FailureClass, Site, StepFailed
 
 __all__ = [
     "GroupView",
+    "Grouped",
     "balancer",
     "group_view",
     "instance_of",
     "key_of",
+    "machines",
     "member",
     "members",
     "scaling_of",
@@ -32,6 +35,14 @@ __all__ = [
 ]
 
 _SCALED = "aws:autoscaling:groupName"
+
+
+class Grouped(Protocol):
+    """Whatever knows a group: the context of a step, or a group as the journal has it."""
+
+    @property
+    def group(self) -> Group:
+        """The group with its members."""
 
 
 def site_name(ctx: Context, role: str) -> str:
@@ -68,7 +79,7 @@ def key_of(instance: Json) -> str:
     return tags.get("drpilot:member") or tags.get("Name") or str(instance["InstanceId"])
 
 
-def members(ctx: Context, site: Site, tier: Tier, *, dead: bool = False) -> list[Json]:
+def members(ctx: Grouped, site: Site, tier: Tier, *, dead: bool = False) -> list[Json]:
     """Described instances of an instance tier on `site`: selected by tag or id, or built by us for this
     tier.
     """
@@ -169,7 +180,19 @@ def target_group(site: Site, name: str) -> Json | None:
     return first(found)
 
 
-def writers(ctx: Context, site: Site, tiers: Iterable[Tier], *, deny: str | None = None) -> list[str]:
+def machines(ctx: Grouped, site: Site, tier: Tier) -> dict[str, Json]:
+    """Everything of a tier that was ever launched on `site`, dead ones included, by id: its instances, or those of
+    its scaling group.
+    """
+    found = {item["InstanceId"]: item for item in members(ctx, site, tier, dead=True)}
+    if tier.scaling_group_name or tier.scaling_group:
+        name = tier.scaling_group_name or scaling_of(tier).key
+        for instance in instances(site, [{"Name": f"tag:{_SCALED}", "Values": [name]}], dead=True):
+            found[instance["InstanceId"]] = instance
+    return found
+
+
+def writers(ctx: Grouped, site: Site, tiers: Iterable[Tier], *, deny: str | None = None) -> list[str]:
     """Ids of the instances of `tiers` on `site` that may still write.
 
     Counted are all that are not stopped or terminated, instances that appeared since the group was looked at
@@ -177,12 +200,7 @@ def writers(ctx: Context, site: Site, tiers: Iterable[Tier], *, deny: str | None
     """
     found: dict[str, Json] = {}
     for tier in tiers:
-        for instance in members(ctx, site, tier, dead=True):
-            found[instance["InstanceId"]] = instance
-        if tier.scaling_group_name or tier.scaling_group:
-            name = tier.scaling_group_name or scaling_of(tier).key
-            for instance in instances(site, [{"Name": f"tag:{_SCALED}", "Values": [name]}], dead=True):
-                found[instance["InstanceId"]] = instance
+        found |= machines(ctx, site, tier)
     left = []
     for key, instance in sorted(found.items()):
         groups = {item["GroupId"] for item in instance.get("SecurityGroups") or []}

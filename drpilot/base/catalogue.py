@@ -68,6 +68,7 @@ _ROWS: tuple[Row, ...] = (
     Row("DRP-2113", "clock-skew", 3, "clock of this host and of {site} differ by {skew}", "Signatures are refused beyond 15 minutes of difference, and loss estimates are off.", "set the clock (NTP)"),
     Row("DRP-2114", "permission-missing", 3, "{action} is not allowed on {site}", "A DryRun of the action was refused.", "allow it in the policy of the role drpilot uses"),
     Row("DRP-2119", "freeze-missing", 3, "{program} can't be started on this host", "A tier's freeze and thaw run where the run is driven; without them its points are crash-consistent.", "install it where drpilot serve runs, or take `freeze` out of the group file"),
+    Row("DRP-2120", "split-suspected", 3, "{what}", "What was seen contradicts what the journal holds about who is active: two sides may be writable. Two such looks suspect a split, and nothing begins by itself in it; two people name the side to go on with.", "drpilot fence {group} --survivor SITE --reason \"…\""),
     # 30xx credentials
     Row("DRP-3001", "credentials", 7, "{site} refuses the credentials", "The key is unknown, the secret is wrong or expired.", "check the profile or the reference in drpilot.yaml, then: drpilot site check {site}"),
     Row("DRP-3002", "no-credentials", 7, "no credentials for {site}: {what}", "The profile, variable, file or command that drpilot.yaml names gives none. AWS_* variables are not used for a named site.", "mend the reference under sites.{site}"),
@@ -95,6 +96,7 @@ _ROWS: tuple[Row, ...] = (
     Row("DRP-4017", "skip-refused", 5, "step {step} can't be skipped", "Fence, promotion and epoch steps protect the data; they are never skipped.", "retry it: drpilot run retry {run} {step}"),
     Row("DRP-4020", "drill-not-fresh", 5, "{group} is not fresh enough for a drill: {what}", "A drill of a stale point says nothing about tonight.", "drpilot replicate {group}"),
     Row("DRP-4021", "reason-missing", 5, "{verb} {group} needs a reason", "The reason is part of the evidence.", "--reason \"what happened, ticket\""),
+    Row("DRP-4030", "survivor-unseen", 5, "{site} does not answer: no survivor of {group} can be named", "The side that is given up must be seen fenced, and the survivor must be seen running, before the group goes on with one of them.", "drpilot site check {site}"),
     # 50xx runs
     Row("DRP-5001", "run-failed", 1, "{run} failed at step {step}", "A step failed and its policy is to stop the run.", "drpilot run show {run}"),
     Row("DRP-5002", "run-paused", 4, "{run} is paused at step {step}: {what}", "In a disaster a person decides what to do about a failed step.", "drpilot run retry {group}  (or: run skip, rollback {group}, run cancel)"),

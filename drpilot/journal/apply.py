@@ -16,8 +16,10 @@ from sqlmodel import Session, col, select
 from drpilot.base.clock import from_micros, micros, parse_time
 from drpilot.base.errors import invariant
 from drpilot.domain.group import Group
+from drpilot.domain.hysteresis import ONE_WRITER, STEADY, WITNESS_AGREES, standby_condition
 from drpilot.domain.machine import fire
 from drpilot.domain.plain import from_plain, to_plain
+from drpilot.domain.plan import Approval, persons
 from drpilot.domain.ports import Move
 from drpilot.domain.run import Change, Intent, Note, Outcome, RunMove, Settled, StepMove
 from drpilot.domain.states import FAMILIES
@@ -375,9 +377,18 @@ class Writer:
             key = f"{self.group}/{move.key}"
             row.state = self.fire("standby", key, row.state, move.event, move.facts, data=_plain(move.data))
             row.changed_at = micros(self.now)
+            if move.event not in STEADY:
+                self._forget(self.session.get_one(GroupRow, self.group), standby_condition(tier, site))
         row.facts = pack({**unpack(row.facts), **_plain(move.data)})
         self.session.add(row)
         self.session.flush()
+
+    def _forget(self, group: GroupRow, *names: str) -> None:
+        """Looks made in another state say nothing about this one: their streaks begin anew."""
+        conditions = unpack(group.conditions)
+        if any(name in conditions for name in names):
+            group.conditions = pack({key: one for key, one in conditions.items() if key not in names})
+            self.session.add(group)
 
     def _fence(self, move: Move) -> None:
         group = self.session.get_one(GroupRow, self.group)
@@ -395,6 +406,8 @@ class Writer:
         )
         fences[move.key] = {**entry, **_plain(move.data), "state": to, "at": micros(self.now)}
         group.fences = pack(fences)
+        if move.event == "verified":
+            self._forget(group, ONE_WRITER)
         self.session.add(group)
         self.session.flush()
 
@@ -412,6 +425,8 @@ class Writer:
         if "invalidated" in move.data:
             group.invalidated = pack(list(move.data["invalidated"]))
         group.changed_at = micros(self.now)
+        if move.event not in STEADY:
+            self._forget(group, ONE_WRITER, WITNESS_AGREES)
         self.session.add(group)
         self.session.flush()
         if move.event == "retire":
@@ -438,14 +453,24 @@ class Writer:
             or self.now >= from_micros(group.moved_at) + cooldown
         )
         glass = bool(unpack(self.run.proposal).get("break_glass")) if self.run is not None else False
+        source = unpack(self.run.plan)["source"] if self.run is not None else ""
         live = self.session.exec(select(RunRow).where(RunRow.group == group.name, RunRow.live == 1)).first()
         return {
             "lane_held": self.run is not None and self.run.live == 1,
             "unlocked": group.locked_by is None,
             "cooled": cooled or glass,
             "live_run": live is not None,
+            "two_persons": glass or len(self._persons("go")) >= 2,
+            "fence_evidence": unpack(group.fences).get(source, {}).get("state") == "fenced",
             f"from_{group.came_from}": bool(group.came_from),
         }
+
+    def _persons(self, gate: str) -> set[str]:
+        """Who consented to a gate of this run."""
+        if self.run is None:
+            return set()
+        rows = self.session.exec(select(ApprovalRow).where(ApprovalRow.run == self.run.id))
+        return persons((from_plain(Approval, unpack(row.body)) for row in rows), gate)
 
 
 def _plain(data: Mapping[str, Any]) -> dict[str, Any]:

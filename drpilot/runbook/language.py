@@ -28,7 +28,9 @@ __all__ = [
     "Undo",
 ]
 
-Purpose = Literal["failover", "switchover", "reprotect", "drill", "replicate", "fence", "cleanup", "retire"]
+Purpose = Literal[
+    "failover", "switchover", "reprotect", "drill", "replicate", "fence", "survivor", "cleanup", "retire"
+]
 PURPOSES: tuple[Purpose, ...] = get_args(Purpose)
 
 _LATER = "is not part of this version of the runbook language"

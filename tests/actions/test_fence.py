@@ -11,7 +11,7 @@ import pytest
 from drpilot.actions.catalogue import CATALOGUE
 from drpilot.actions.fence import DENY
 from drpilot.actions.views import within
-from drpilot.domain.ports import CloudError, Done, FailureClass, Site, Unseen, Waiting
+from drpilot.domain.ports import CloudError, Done, FailureClass, Site, Unseen
 from tests.actions.world import Failed, StepContext, World
 
 
@@ -68,8 +68,8 @@ def test_an_instance_that_appears_later_is_a_writer(world: World) -> None:
         token="somebody-else",
     )
     answer = _look(ctx)
-    assert isinstance(answer, Waiting)
-    assert "1 writers left" in answer.note
+    assert isinstance(answer, Unseen)  # the rungs of the fence before say nothing about it: apply them again
+    assert "1 writers left" in answer.why
 
 
 @pytest.mark.row(84, 92)
