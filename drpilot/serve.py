@@ -145,7 +145,7 @@ class Service:
         self._status = status
 
     def _look(self) -> tuple[Happening, ...]:
-        seen = watch.look_at_sites(self.house)
+        seen = (*watch.look_at_sites(self.house), *watch.look_at_groups(self.house))
         begins = self.options.begin or scheduled(self.house)
         refence = self.options.refence or (lambda group: begins("fence", group))
         return (*seen, *watch.repeat_fences(self.house, refence))

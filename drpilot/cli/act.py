@@ -13,7 +13,7 @@ from drpilot.base.errors import DrpilotError
 from drpilot.base.units import parse_duration
 from drpilot.cli.attend import closing, follow, left
 from drpilot.cli.documents import proposal_document
-from drpilot.cli.options import Consent, Detach, GroupName, Move
+from drpilot.cli.options import Consent, Detach, GroupName, Move, Naming
 from drpilot.cli.render import Answer
 from drpilot.cli.screen import brief, screen
 from drpilot.cli.session import Session
@@ -85,7 +85,8 @@ def _move(session: Session, mode: str, group: str, move: Move, consent: Consent)
     )
     lines = screen(offer.proposal, house.clock.now(), people=_others(session))
     if move.dry_run:
-        again = session.command(f'{mode} {group} --reason "…"')
+        verb = f"fence {group} --survivor {move.to}" if mode == "survivor" else f"{mode} {group}"
+        again = session.command(f'{verb} --reason "…"')
         return Answer(
             {"proposal": proposal_document(offer.proposal), "dry_run": True},
             (*lines, "nothing was changed"),
@@ -186,17 +187,24 @@ def drill(
     return _begin(session, "drill", group, to=to, point=point, detach=detach)
 
 
-def fence(session: Session, group: GroupName, detach: Detach = False) -> Answer:
-    """Fence the old side again and look whether it can still write."""
+def fence(session: Session, group: GroupName, naming: Naming, detach: Detach = False) -> Answer:
+    """Fence the old side again; with --survivor, go on with one side of a suspected split."""
+    if naming.survivor is not None:
+        consent = Consent(naming.reason, naming.confirm, None, naming.break_glass)
+        move = Move(to=naming.survivor, dry_run=naming.dry_run, detach=detach)
+        return _move(session, "survivor", group, move, consent)
+    if naming != Naming():
+        what = "--reason, --confirm, --break-glass and --dry-run belong to --survivor SITE"
+        raise DrpilotError("usage", what=what, hint=session.command(f"fence {group}"))
     journal = session.house.journal
     view = journal.group(group)
     moves = [run for run in journal.runs(group, live=True) if run.lane == "move"]
     source = moves[0].plan.source if moves else view.standing
-    if view.fences.get(source, {}).get("state") == "fenced":
+    if view.fences.get(source, {}).get("state") == "fenced" and view.state != "split_suspected":
         return Answer(
             {"result": "already_fenced", "group": group, "site": source},
-            (f"{source} is fenced already",),
-            session.command(f"status {group}"),
+            (f"{source} was seen fenced already; whether it still is, a look tells",),
+            session.command(f"check {group}"),
         )
     return _begin(session, "fence", group, detach=detach)
 

@@ -16,7 +16,18 @@ from typing import Annotated, Any
 
 import typer
 
-__all__ = ["Common", "Consent", "Detach", "GroupName", "Move", "Output", "RunName", "framed", "reasoned"]
+__all__ = [
+    "Common",
+    "Consent",
+    "Detach",
+    "GroupName",
+    "Move",
+    "Naming",
+    "Output",
+    "RunName",
+    "framed",
+    "reasoned",
+]
 
 
 class Output(StrEnum):
@@ -82,6 +93,37 @@ class Move:
     detach: Annotated[bool, typer.Option("--detach", help="begin the run and leave it to whoever drives")] = (
         False
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Naming:
+    """The survivor of a suspected split, and the facts a person types with it."""
+
+    survivor: Annotated[
+        str | None,
+        typer.Option(
+            "--survivor",
+            metavar="SITE",
+            help="in a suspected split: the side to go on with; two people decide",
+        ),
+    ] = None
+    reason: Annotated[
+        str,
+        typer.Option("--reason", metavar="TEXT", help="with --survivor: why this side; part of the evidence"),
+    ] = ""
+    confirm: Annotated[
+        str | None,
+        typer.Option("--confirm", metavar="NAME", help="with --survivor: the group's name, typed back"),
+    ] = None
+    break_glass: Annotated[
+        str | None,
+        typer.Option(
+            "--break-glass", metavar="WHY", help="with --survivor: act alone where two are asked for"
+        ),
+    ] = None
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="with --survivor: show the proposal and stop")
+    ] = False
 
 
 GroupName = Annotated[str, typer.Argument(metavar="GROUP", help="a protection group", show_default=False)]

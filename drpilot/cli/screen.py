@@ -47,13 +47,15 @@ def _head(proposal: Proposal) -> str:
 def _facts(proposal: Proposal, now: datetime, people: tuple[str, ...]) -> Iterator[tuple[str, list[str]]]:
     if proposal.seen:
         yield "SEEN", list(_seen(proposal, now))
-    yield "YOU LOSE", list(_loss(proposal, now))
+    survivor = proposal.mode == "survivor"
+    yield ("GIVEN UP", [_given_up(proposal)]) if survivor else ("YOU LOSE", list(_loss(proposal, now)))
     yield "STOPS", [", ".join(proposal.stops) if proposal.stops else "nothing"]
     if proposal.fence is not None:
         yield "FENCE", [_fence(proposal)]
     if proposal.starts:
         yield "STARTS", [f"on {proposal.target}: {', then '.join(proposal.starts)}"]
-    yield "TIME", [_time(proposal)]
+    if not survivor:
+        yield "TIME", [_time(proposal)]
     if proposal.no_way_back is not None:
         step = f'step {proposal.no_way_back_number} "{proposal.no_way_back}"'
         yield "NO WAY BACK", [f"without loss after {step}. Before it: drpilot rollback {proposal.group}"]
@@ -86,8 +88,19 @@ def _loss(proposal: Proposal, now: datetime) -> Iterator[str]:
     yield "another point: --point ID; another time of death: --since TIME"
 
 
+def _given_up(proposal: Proposal) -> str:
+    return (
+        f"{proposal.source}: what was written there since the split stays on its stopped machines, and nothing of it "
+        f"is taken over by {proposal.target}"
+    )
+
+
 def _fence(proposal: Proposal) -> str:
     word = proposal.fence.value if proposal.fence is not None else ""
+    if proposal.mode == "survivor":
+        return (
+            f"{proposal.source} must be seen fenced before {proposal.target} is named, or the run stops there"
+        )
     if word == "fenced":
         return f"{proposal.source} answers: it is expected to be fenced and verified before anything starts"
     return (

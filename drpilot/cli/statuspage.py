@@ -11,7 +11,7 @@ from drpilot.cli.render import Table, moment
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from drpilot.services.grouppage import GroupPage, Member
+    from drpilot.services.grouppage import GroupPage, Member, Open
     from drpilot.services.status import IfItFailedNow, Overview, Row, SiteLook
 
 __all__ = ["overview_blocks", "page_blocks", "span"]
@@ -106,7 +106,12 @@ def page_blocks(page: GroupPage, now: datetime) -> list[Any]:
     for table in _tables(page, now):
         if table.rows:
             blocks += ["", table]
-    return blocks + [f"{one.severity}: {one.message}" for one in page.findings]
+    return blocks + [f"{one.severity}: {one.message}   (seen {_when(one)})" for one in page.findings]
+
+
+def _when(one: Open) -> str:
+    """How old a finding is, and whether a run that ended since may have mended it."""
+    return _age(one.seen_age_s) + (f", before {one.before} ended; check again" if one.before else "")
 
 
 def _tables(page: GroupPage, now: datetime) -> Iterator[Table]:
@@ -114,7 +119,10 @@ def _tables(page: GroupPage, now: datetime) -> Iterator[Table]:
         ("TIER", "KIND", "MEMBER", "ID", "DETAIL", "VOLUMES"),
         tuple((m.tier, m.kind, m.key, m.id, m.detail, _volumes(m)) for m in page.members),
     )
-    yield Table(("STANDBY", "SITE", "STATE"), tuple((s.tier, s.site, s.state) for s in page.standbys))
+    yield Table(
+        ("STANDBY", "SITE", "STATE", "WHY"),
+        tuple((s.tier, s.site, s.state, s.facts.get("unhealthy") or None) for s in page.standbys),
+    )
     yield Table(
         ("CONDITION", "VALUE", "REASON", "SINCE"),
         tuple((c.name, _truth(c.value), c.reason, _at(c.since, now)) for c in page.conditions),

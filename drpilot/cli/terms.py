@@ -33,6 +33,8 @@ TERMS: dict[str, str] = {
     "approval": "one person's consent to a gate, bound to the facts of the proposal",
     "fence": "proof that the old side can't write",
     "unverified": "a fence on a site that can't be seen: it may still write, and a second person must accept that",
+    "split": "both sides may be writable: two looks contradict what the journal holds; two people name the survivor",
+    "survivor": "the side of a suspected split that the group goes on with; the other is fenced, seen, and invalidated",
     "epoch": "the number that says which side is active; raised once at each change of sides",
     "witness": "the object in a third place that holds the epoch, changed by a conditional write",
     "term": "the number of a controller's lease on a run; a lower term can't write",

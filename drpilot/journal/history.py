@@ -6,15 +6,17 @@ A group replicates every few minutes and is drilled once a week, so the newest r
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 
 from sqlmodel import col, select
 
+from drpilot.base.clock import from_micros
 from drpilot.domain.run import RunView
 from drpilot.journal import views
 from drpilot.journal.journal import Journal
 from drpilot.journal.tables import RunRow
 
-__all__ = ["recoveries", "runs_of"]
+__all__ = ["last_ended", "recoveries", "runs_of"]
 
 
 def runs_of(journal: Journal, group: str, modes: Sequence[str], *, limit: int = 10) -> tuple[RunView, ...]:
@@ -32,3 +34,16 @@ def runs_of(journal: Journal, group: str, modes: Sequence[str], *, limit: int = 
 def recoveries(journal: Journal, group: str, *, limit: int = 12) -> tuple[RunView, ...]:
     """The newest runs that booted a point somewhere: drills, failovers, switchovers."""
     return runs_of(journal, group, ("drill", "failover", "switchover"), limit=limit)
+
+
+def last_ended(journal: Journal, group: str) -> tuple[str, datetime] | None:
+    """The run of a group that ended last, by name, and when; None where none has."""
+    with journal.database.read() as session:
+        query = (
+            select(RunRow.number, RunRow.ended_at)
+            .where(RunRow.group == group, col(RunRow.ended_at).is_not(None))
+            .order_by(col(RunRow.ended_at).desc())
+            .limit(1)
+        )
+        row = session.exec(query).first()
+        return None if row is None or row[1] is None else (f"{group}/{row[0]}", from_micros(row[1]))

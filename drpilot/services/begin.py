@@ -27,7 +27,9 @@ from drpilot.journal.history import recoveries
 from drpilot.journal.journal import NewRun
 from drpilot.journal.views import GroupView
 from drpilot.runbook.compile import ActionFacts, CompileFacts, compile, shipped
+from drpilot.services.guidance import survivor_command
 from drpilot.services.house import House, Look
+from drpilot.services.hysteresis import contradictions
 from drpilot.services.modes import MODES, Mode
 from drpilot.services.prediction import predict
 from drpilot.services.right import require_right
@@ -81,11 +83,8 @@ def propose(house: House, mode_name: str, name: str, asking: Asking) -> Offer:
     _possible(asking.since, None, house.clock.now())
     source, target = _direction(house, view, mode, asking)
     _guard(house, view, mode, asking)
-    looks = _looks(house, view, source, target) if mode.name in ("failover", "switchover") else {}
-    if mode.name == "switchover" and not looks[source].answers:
-        if looks[source].refusal:
-            raise _refused(looks[source])
-        raise DrpilotError("switchover-needs-both", site=source, group=name, why=looks[source].detail)
+    looks = _looks(house, view, source, target) if mode.looks else {}
+    _needed(mode, view, (source, target), looks)
     group = _members(house, view, mode, source)
     point = _point(house, view, mode, asking, target)
     _possible(asking.since, point, house.clock.now())
@@ -111,6 +110,16 @@ def _refused(look: Look) -> DrpilotError:
     return DrpilotError("site-refuses", site=look.site, why=look.detail)
 
 
+def _needed(mode: Mode, view: GroupView, route: tuple[str, str], looks: Mapping[str, Look]) -> None:
+    """Refuse what can't be done while a site is silent, or refuses us."""
+    needed = {"switchover": route[:1], "survivor": route}.get(mode.name, ())
+    for look in (looks[name] for name in needed if not looks[name].answers):
+        if look.refusal:
+            raise _refused(look)
+        word = "switchover-needs-both" if mode.name == "switchover" else "survivor-unseen"
+        raise DrpilotError(word, site=look.site, group=view.name, why=look.detail)
+
+
 def _direction(house: House, view: GroupView, mode: Mode, asking: Asking) -> tuple[str, str]:
     """The roles of the two sites: what is left (source) and what is made active, protected or tried (target)."""
     source, target = view.active, view.standing
@@ -118,6 +127,11 @@ def _direction(house: House, view: GroupView, mode: Mode, asking: Asking) -> tup
         live = [run for run in house.journal.runs(view.name, live=True) if run.lane == "move"]
         source = live[0].plan.source if live else view.standing
         target = view.group.other(source)
+    if mode.name == "survivor":
+        if asking.to in (view.group.primary, view.group.secondary):
+            return view.group.other(asking.to), asking.to
+        what = f"{view.name} has no side {asking.to!r}"
+        raise DrpilotError("usage", what=what, hint=survivor_command(view.name, view.active, view.standing))
     if asking.to is not None and asking.to != target:
         why = f"{view.name} is active on {view.active}"
         raise DrpilotError(
@@ -131,13 +145,14 @@ def _direction(house: House, view: GroupView, mode: Mode, asking: Asking) -> tup
 
 def _guard(house: House, view: GroupView, mode: Mode, asking: Asking) -> None:
     if view.state not in mode.from_states:
+        split = survivor_command(view.name, view.active, view.standing)
         raise DrpilotError(
             "wrong-state",
             group=view.name,
             state=view.state,
             verb=mode.name,
             allowed=", ".join(mode.from_states),
-            hint=f"drpilot status {view.name}",
+            hint=split if view.state == "split_suspected" else f"drpilot status {view.name}",
         )
     busy = [run for run in house.journal.runs(view.name, live=True) if run.lane == mode.lane]
     if busy:
@@ -158,7 +173,7 @@ def _guard(house: House, view: GroupView, mode: Mode, asking: Asking) -> None:
         raise DrpilotError("locked", group=view.name, by=view.locked_by, reason=view.locked_reason or "")
     if mode.asks_reason and not asking.reason.strip():
         raise DrpilotError("reason-missing", verb=mode.name, group=view.name)
-    if mode.name == "retire":
+    if mode.name in ("retire", "survivor"):
         return
     if view.moved_at is not None and view.acknowledged_at is None and asking.break_glass is None:
         age_s = (house.clock.now() - view.moved_at).total_seconds()
@@ -272,7 +287,7 @@ def _proposal(house: House, case: _Case) -> Proposal:
         rpo_objective_s=case.group.objectives.rpo_s,
         seen=_seen(house, case, now),
         stops=_stops(house, case),
-        starts=tuple(_start_line(tier) for tier in case.group.tiers) if mode.lane == "move" else (),
+        starts=_starts(case),
         no_way_back=no_way_back[1] if no_way_back else None,
         no_way_back_number=no_way_back[0] if no_way_back else None,
         break_glass=case.asking.break_glass,
@@ -297,14 +312,14 @@ def _since(house: House, case: _Case, now: datetime) -> datetime | None:
 
 
 def _foretold(mode: Mode, look: Look | None) -> Verdict | None:
-    if mode.name not in ("failover", "switchover"):
+    if not mode.looks:
         return None
     return Verdict.FENCED if look is not None and look.answers else Verdict.UNVERIFIED
 
 
 def _approvers(case: _Case, foretold: Verdict | None) -> int:
     assert case.mode.approvals is not None
-    wanted: int = getattr(case.group.approvals, case.mode.approvals)
+    wanted: int = max(case.mode.at_least, getattr(case.group.approvals, case.mode.approvals))
     if case.asking.break_glass is not None:
         return 1
     return max(wanted, 2) if foretold is Verdict.UNVERIFIED else wanted
@@ -318,6 +333,8 @@ def _seen(house: House, case: _Case, now: datetime) -> tuple[Sight, ...]:
         lines.append(Sight(look.site, verdict, look.detail, now))
     if case.looks:
         lines.append(_witness_sight(house, case, now))
+    if case.view.state == "split_suspected":
+        lines += [Sight("split", "bad", why, seen_at) for why, seen_at in contradictions(case.view)]
     return tuple(lines)
 
 
@@ -347,6 +364,13 @@ def _stops(house: House, case: _Case) -> tuple[str, ...]:
         why = f": {look.detail}" if look.refusal else ""
         lines.append(f"nothing else can be stopped on {case.plan.source}{why}")
     return tuple(lines)
+
+
+def _starts(case: _Case) -> tuple[str, ...]:
+    """What a move starts, tier by tier; one without a point starts nothing."""
+    if case.mode.lane != "move" or case.mode.point == "none":
+        return ()
+    return tuple(_start_line(tier) for tier in case.group.tiers)
 
 
 def _start_line(tier: Tier) -> str:

@@ -7,21 +7,21 @@ What has no answer when the time is over is unknown: it opens no finding and clo
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
-from queue import Empty, Queue
-from threading import Thread
 
-from drpilot.base.errors import DrpilotError, Finding
-from drpilot.domain.ports import CloudError
+from drpilot.base.errors import Finding
 from drpilot.journal.history import recoveries
 from drpilot.journal.views import GroupView, SiteView
 from drpilot.services.checked import Checked, bad, ok, unknown, warning
 from drpilot.services.conditions import Facts, Judged, assess, health_moves
 from drpilot.services.guidance import protect_command
 from drpilot.services.house import House, Look
+from drpilot.services.hysteresis import contradictions, remember
 from drpilot.services.looks import LOOKS, GroupLook
+from drpilot.services.sides import split_hint
+from drpilot.services.together import Task, together
 from drpilot.services.watch import sites_of, undriven
 
 __all__ = ["BOUND_S", "CheckReport", "Checked", "check", "check_site"]
@@ -56,13 +56,6 @@ class CheckReport:
         return sum(check.verdict == verdict for check in self.checks)
 
 
-@dataclass(frozen=True, slots=True)
-class _Task:
-    name: str
-    scope: str
-    work: Callable[[], Iterable[Checked]]
-
-
 def check(house: House, group: str | None = None, *, bound_s: float = BOUND_S) -> CheckReport:
     """Look at one group or all of them and at their sites; findings and conditions go to the journal.
 
@@ -72,15 +65,18 @@ def check(house: House, group: str | None = None, *, bound_s: float = BOUND_S) -
     views = (house.journal.group(group),) if group is not None else house.journal.groups()
     names = sites_of(views)
     probe_s = min(PROBE_S, bound_s / 2)
-    site_tasks = [_Task("site", name, partial(check_site, house, name, probe_s)) for name in names]
-    checks = list(_together(site_tasks, probe_s + 1.0))
+    site_tasks = [Task("site", name, partial(check_site, house, name, probe_s)) for name in names]
+    checks = list(together(site_tasks, probe_s + 1.0))
     sites = {site.name: site for site in house.journal.sites()}
     tasks = [task for view in views for task in _tasks(house, view, sites)]
-    checks += _together(tasks, max(0.1, bound_s - (clock.monotonic() - started)))
+    checks += together(tasks, max(0.1, bound_s - (clock.monotonic() - started)))
     moved: list[str] = []
     for view in views:
-        checks += _journal_checks(house, view, sites)
-        moved += _settle(house, view, checks)
+        moved += remember(house, view, checks, house.person)
+        present = house.journal.group(view.name)
+        checks = [_hinted(present, item) for item in checks]
+        checks = [*_split(present, checks), *checks, *_journal_checks(house, present, sites)]
+        moved += _settle(house, present, checks)
     return CheckReport(clock.now(), clock.monotonic() - started, tuple(checks), tuple(moved))
 
 
@@ -147,7 +143,7 @@ def _clock(look: Look) -> tuple[Checked, ...]:
     return ((bad if severe else warning)("clock", look.site, *texts, finding),)
 
 
-def _tasks(house: House, view: GroupView, sites: Mapping[str, SiteView]) -> list[_Task]:
+def _tasks(house: House, view: GroupView, sites: Mapping[str, SiteView]) -> list[Task]:
     """The live looks of one group; one that needs a silent site says so instead of waiting for it."""
     found = []
     for look in LOOKS:
@@ -156,7 +152,7 @@ def _tasks(house: House, view: GroupView, sites: Mapping[str, SiteView]) -> list
         work: Callable[[], Iterable[Checked]] = partial(look.work, house, view)
         if silent:
             work = partial(_silent, look, view, f"{', '.join(silent)} does not answer")
-        found.append(_Task(look.name, view.name, work))
+        found.append(Task(look.name, view.name, work))
     return found
 
 
@@ -164,54 +160,14 @@ def _silent(look: GroupLook, view: GroupView, why: str) -> tuple[Checked, ...]:
     return (unknown(look.name, view.name, look.expects, why),)
 
 
-def _together(tasks: Sequence[_Task], bound_s: float) -> Iterable[Checked]:
-    """The results of all tasks in their order; daemon threads, so that a hanging cloud holds nobody."""
-    answers: Queue[tuple[int, tuple[Checked, ...]]] = Queue()
-
-    def run(index: int, task: _Task) -> None:
-        answers.put((index, _tried(task)))
-
-    for index, task in enumerate(tasks):
-        Thread(target=run, args=(index, task), name=f"check-{task.name}", daemon=True).start()
-    done: dict[int, tuple[Checked, ...]] = {}
-    # The bound is real time, whatever clock the house runs on: it protects who waits at the terminal.
-    ticks = max(1, round(bound_s / 0.05))
-    while len(done) < len(tasks) and ticks > 0:
-        try:
-            index, result = answers.get(timeout=0.05)
-        except Empty:
-            ticks -= 1
-        else:
-            done[index] = result
-    for index, task in enumerate(tasks):
-        late = (unknown(task.name, task.scope, "an answer", f"no answer within {bound_s:.0f} s"),)
-        yield from done.get(index, late)
-
-
-def _tried(task: _Task) -> tuple[Checked, ...]:
-    """One task; a cloud that refuses or fails makes its check unknown, with the cloud's own word."""
-    try:
-        return tuple(task.work())
-    except CloudError as error:
-        return (
-            unknown(
-                task.name,
-                task.scope,
-                "an answer",
-                f"{error.site} {error.operation}: {error.code}: {error.message}",
-            ),
-        )
-    except DrpilotError as error:
-        return (
-            unknown(
-                task.name, task.scope, "an answer", error.title + (f": {error.why}" if error.why else "")
-            ),
-        )
-    except Exception as error:  # noqa: BLE001 - one check's bug must not hide what the others saw
-        return (unknown(task.name, task.scope, "an answer", f"internal error: {error!r}"),)
-
-
 # -- what the journal alone tells -----------------------------------------------------------------------------
+
+
+def _hinted(view: GroupView, item: Checked) -> Checked:
+    """A contradiction with what to do about it now: its second look has just changed the group."""
+    if item.finding is None or item.word != "split-suspected" or item.scope != view.name:
+        return item
+    return replace(item, finding=replace(item.finding, hint=split_hint(view)))
 
 
 def _journal_checks(house: House, view: GroupView, sites: Mapping[str, SiteView]) -> list[Checked]:
@@ -242,6 +198,19 @@ def _judged(house: House, view: GroupView, sites: Mapping[str, SiteView]) -> tup
     events = journal.events(run=f"group:{view.name}")
     facts = Facts(view, journal.points(view.name), journal.standbys(view.name), sites, drills, events)
     return assess(facts, house.clock.now())
+
+
+def _split(view: GroupView, seen: Sequence[Checked]) -> list[Checked]:
+    """A suspected split stays a finding until a survivor is named, also when the newest look is quiet."""
+    again = any(item.word == "split-suspected" and item.scope == view.name for item in seen)
+    if view.state != "split_suspected" or again:
+        return []
+    why = (
+        "; ".join(reason for reason, _ in contradictions(view)) or "nothing contradicts the journal any more"
+    )
+    message = f"a split is suspected since {view.changed_at:%Y-%m-%d %H:%M:%S}Z, and no survivor is named"
+    finding = Finding("split-suspected", "error", message, view.name, split_hint(view))
+    return [bad("sides", view.name, "one side writes", why, finding)]
 
 
 def _rpo(view: GroupView, judged: Judged) -> list[Checked]:
@@ -296,23 +265,10 @@ def _settle(house: House, view: GroupView, checks: Sequence[Checked]) -> list[st
     house.journal.found(view.name, findings)
     sites = {site.name: site for site in house.journal.sites()}
     for item in _judged(house, view, sites):
-        item_now = _seen_standby(view, mine) if item.name == "StandbyReady" else None
-        settled = item_now or item
-        house.journal.set_condition(view.name, settled.name, settled.value, settled.reason)
+        house.journal.set_condition(view.name, item.name, item.value, item.reason)
     present = house.journal.group(view.name)
     moves = health_moves(present, house.clock.now())
     if not moves:
         return []
     house.journal.change(view.name, moves, house.person, "as checked")
     return [f"{view.name}: {present.state} → {house.journal.group(view.name).state}"]
-
-
-def _seen_standby(view: GroupView, checks: Sequence[Checked]) -> Judged | None:
-    """What the look at the standbys says beyond the journal; None when there was none."""
-    seen = [item for item in checks if item.name == "standby" and item.verdict != "unknown"]
-    wrong = [item.observed for item in seen if item.verdict == "bad"]
-    if not seen:
-        return None
-    if wrong:
-        return Judged("StandbyReady", False, "; ".join(wrong))
-    return Judged("StandbyReady", True, f"{len(seen)} standbys seen on {view.standing}")

@@ -11,7 +11,10 @@ __all__ = ["Checked", "bad", "ok", "unknown", "warning"]
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """One check of one scope (a site's or a group's name). `verdict` is ok, warning, bad or unknown."""
+    """One check of one scope (a site's or a group's name). `verdict` is ok, warning, bad or unknown.
+
+    `subject` is what of the scope was looked at, where a check has several: a tier, or one of two things compared.
+    """
 
     name: str
     scope: str
@@ -19,6 +22,7 @@ class Checked:
     expected: str
     observed: str
     finding: Finding | None = None
+    subject: str = ""
 
     @property
     def hint(self) -> str:
@@ -31,9 +35,9 @@ class Checked:
         return self.finding.word if self.finding is not None else ""
 
 
-def ok(name: str, scope: str, expected: str, observed: str) -> Checked:
+def ok(name: str, scope: str, expected: str, observed: str, *, subject: str = "") -> Checked:
     """As expected."""
-    return Checked(name, scope, "ok", expected, observed)
+    return Checked(name, scope, "ok", expected, observed, subject=subject)
 
 
 def warning(name: str, scope: str, expected: str, observed: str, finding: Finding) -> Checked:
@@ -41,11 +45,13 @@ def warning(name: str, scope: str, expected: str, observed: str, finding: Findin
     return Checked(name, scope, "warning", expected, observed, finding)
 
 
-def bad(name: str, scope: str, expected: str, observed: str, finding: Finding) -> Checked:
+def bad(  # noqa: PLR0913 - the columns of one row
+    name: str, scope: str, expected: str, observed: str, finding: Finding, *, subject: str = ""
+) -> Checked:
     """Not as expected; a failover would suffer."""
-    return Checked(name, scope, "bad", expected, observed, finding)
+    return Checked(name, scope, "bad", expected, observed, finding, subject)
 
 
-def unknown(name: str, scope: str, expected: str, observed: str) -> Checked:
+def unknown(name: str, scope: str, expected: str, observed: str, *, subject: str = "") -> Checked:
     """Nobody can tell: no finding is opened or closed by it."""
-    return Checked(name, scope, "unknown", expected, observed)
+    return Checked(name, scope, "unknown", expected, observed, subject=subject)

@@ -16,6 +16,7 @@ from cronsim import CronSim
 
 from drpilot.base.clock import from_micros
 from drpilot.base.units import format_duration
+from drpilot.domain.hysteresis import standby_condition
 from drpilot.domain.point import RecoveryPoint, lag_s
 from drpilot.domain.ports import Move, StandbyView
 from drpilot.domain.run import RunView
@@ -88,9 +89,17 @@ def _rpo(facts: Facts, now: datetime) -> Judged:
 
 def _standby(facts: Facts) -> Judged:
     view = facts.group
-    states = {standby.tier: standby.state for standby in facts.standbys if standby.site == view.standing}
+    standing = {standby.tier: standby for standby in facts.standbys if standby.site == view.standing}
+    states = {name: standby.state for name, standby in standing.items()}
     tiers = [tier.name for tier in view.group.tiers]
-    wrong = [f"{name} is {states.get(name, 'absent')}" for name in tiers if states.get(name) != "ready"]
+    wrong = []
+    for name in tiers:
+        condition = view.conditions.get(standby_condition(name, view.standing), {})
+        if states.get(name) != "ready":
+            why = standing[name].facts.get("unhealthy") if name in standing else ""
+            wrong.append(f"{name} is {states.get(name, 'absent')}" + (f": {why}" if why else ""))
+        elif condition.get("value") is False:  # one contrary look: the state waits for a second one
+            wrong.append(str(condition["reason"]))
     if not wrong:
         return Judged("StandbyReady", True, f"{len(tiers)} of {len(tiers)} ready on {view.standing}")
     moving = any(states.get(name) in ("promoting", "demoting", "building") for name in tiers)

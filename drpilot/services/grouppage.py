@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from drpilot.domain.group import Tier
+from drpilot.domain.hysteresis import ONE_WRITER, WITNESS_AGREES, Streak
 from drpilot.domain.point import RecoveryPoint
 from drpilot.journal.body import moment
-from drpilot.journal.views import GroupView
+from drpilot.journal.views import FindingView, GroupView
 from drpilot.services.conditions import Facts, assess
-from drpilot.services.status import Known, KnownGroup, Row, SiteLook, row_of, site_look
+from drpilot.services.status import Known, KnownGroup, Row, SiteLook, ended_since, row_of, site_look
 
 __all__ = ["Condition", "GroupPage", "Member", "group_page"]
 
@@ -94,13 +95,15 @@ class FenceLine:
 
 @dataclass(frozen=True, slots=True)
 class Open:
-    """An open finding."""
+    """An open finding: since when, how long ago a check last saw it, and the run that has ended since (if one has)."""
 
     word: str
     severity: str
     message: str
     hint: str
     since: datetime
+    seen_age_s: float
+    before: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,11 +158,23 @@ def group_page(known: Known, now: datetime) -> GroupPage:
             )
             for run in group.recent[:5]
         ),
-        findings=tuple(Open(f.word, f.severity, f.message, f.hint, f.first_at) for f in group.findings),
+        findings=tuple(_open(finding, group, now) for finding in group.findings),
         sites=tuple(
             site_look(site, now) for site in known.sites if site.name in (view.active, view.standing)
         ),
         next=row.next,
+    )
+
+
+def _open(finding: FindingView, group: KnownGroup, now: datetime) -> Open:
+    return Open(
+        finding.word,
+        finding.severity,
+        finding.message,
+        finding.hint,
+        finding.first_at,
+        (now - finding.last_at).total_seconds(),
+        ended_since(finding, group.ended),
     )
 
 
@@ -208,7 +223,17 @@ def _conditions(group: KnownGroup, known: Known, now: datetime) -> tuple[Conditi
         found.append(
             Condition(item.name, item.value, reason, moment(stored.get("since")) if same else None, age)
         )
-    return (*found, *_guards(view, now))
+    return (*found, *_looked(view, now), *_guards(view, now))
+
+
+def _looked(view: GroupView, now: datetime) -> Iterator[Condition]:
+    """What only live looks tell, as the newest of them said."""
+    for name in (ONE_WRITER, WITNESS_AGREES):
+        streak = Streak.of(view.conditions.get(name))
+        if streak is not None:
+            reason = str(view.conditions[name].get("reason", ""))
+            age = (now - streak.looked_at).total_seconds()
+            yield Condition(name, streak.value, reason, streak.since, age)
 
 
 def _guards(view: GroupView, now: datetime) -> tuple[Condition, ...]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from drpilot.journal.views import GroupView
 
-__all__ = ["RULES", "Situation", "next_command", "protect_command"]
+__all__ = ["RULES", "Situation", "next_command", "protect_command", "survivor_command"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +49,7 @@ class Situation:
         return dict(self.runs).get(lane, self.group)
 
 
+SURVIVOR = 'drpilot fence {group} --survivor {active}|{standing} --reason "what you saw"'
 SETTLE = 'drpilot run settle {group} --step {unknown} --happened yes|no --reason "what you saw"'
 Rule = tuple[Callable[[Situation], bool], str]
 
@@ -131,7 +132,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
         (lambda s: bool(s.unknown_step), SETTLE),
         (_always, "drpilot run show {group}"),
     ),
-    "split_suspected": ((_always, "drpilot fence {group}"),),
+    "split_suspected": (*_BEFORE_MOVE, (_always, SURVIVOR)),
     "retired": ((_always, "drpilot protect FILE"),),
 }
 
@@ -155,3 +156,8 @@ def protect_command(view: GroupView) -> str:
     """What makes a fresh point: after a move that is a reprotection, else a replication."""
     verb = "reprotect" if view.state in ("active_unprotected", "reprotecting") else "replicate"
     return f"drpilot {verb} {view.name}"
+
+
+def survivor_command(group: str, active: str, standing: str) -> str:
+    """What leads out of a suspected split: a person names the side to go on with."""
+    return SURVIVOR.format(group=group, active=active, standing=standing)

@@ -13,7 +13,7 @@ from drpilot.actions.members import balancer, group_view
 from drpilot.actions.traffic import record_of, same_name
 from drpilot.actions.views import describe, images, instances, snapshots, tagged, tags_of
 from drpilot.base.errors import DrpilotError, Finding
-from drpilot.domain.group import Group, Tier
+from drpilot.domain.group import Group, ScalingGroup, Tier
 from drpilot.domain.point import choose
 from drpilot.domain.ports import CloudError, FailureClass, Site, StandbyView
 from drpilot.inventory.discover import carried, members, partner, uncarried, unprotected
@@ -22,6 +22,7 @@ from drpilot.services.checked import Checked, bad, ok, unknown, warning
 from drpilot.services.guidance import protect_command
 from drpilot.services.house import House
 from drpilot.services.orphans import orphans
+from drpilot.services.sides import look_at_sides
 
 __all__ = ["LOOKS", "GroupLook"]
 
@@ -97,18 +98,21 @@ def _standbys(house: House, view: GroupView) -> Iterator[Checked]:
     for tier in view.group.tiers:
         standby = known.get(tier.name, StandbyView(tier.name, view.standing, "absent"))
         wrong = [f"it is {standby.state}"] if standby.state not in ("ready", "unhealthy") else []
-        wrong = wrong or [*_machines(site, view, tier, standby), *_scaling(site, tier)]
+        wrong = wrong or [*_machines(site, view, tier, standby), *_scaling(site, view, tier)]
         expected = f"tier {tier.name} as recorded on {view.standing}"
         if not wrong:
-            yield ok("standby", view.name, expected, "ready")
+            yield ok("standby", view.name, expected, "as recorded", subject=tier.name)
             continue
         observed = f"standby of tier {tier.name} on {view.standing}: {'; '.join(wrong)}"
         finding = Finding("standby-missing", "error", observed, view.name, protect_command(view))
-        yield bad("standby", view.name, expected, observed, finding)
+        yield bad("standby", view.name, expected, observed, finding, subject=tier.name)
 
 
 def _machines(site: Site, view: GroupView, tier: Tier, standby: StandbyView) -> list[str]:
-    """Type, state and zone of the standby's instances against what the group's map says."""
+    """Type, state and zone of the standby's instances against what the group's map says.
+
+    Their image is of no account any more: a machine that was launched has a root volume of its own.
+    """
     ids: Mapping[str, str] = standby.facts.get("instances") or {}
     mapping = view.group.mapping(view.active)
     seen: dict[str, dict[str, Any]] = {}
@@ -135,7 +139,8 @@ def _machines(site: Site, view: GroupView, tier: Tier, standby: StandbyView) -> 
     return wrong
 
 
-def _scaling(site: Site, tier: Tier) -> list[str]:
+def _scaling(site: Site, view: GroupView, tier: Tier) -> list[str]:
+    """Count, subnets and launch template of the standby's scaling group against what the group's map says."""
     wrong = []
     if tier.scaling_group is not None:
         group = group_view(site, tier.scaling_group.key)
@@ -143,9 +148,40 @@ def _scaling(site: Site, tier: Tier) -> list[str]:
             wrong.append(f"scaling group {tier.scaling_group.key} is missing")
         elif group.desired != tier.standby.count:
             wrong.append(f"scaling group {group.name} wants {group.desired}, not {tier.standby.count}")
+        if group is not None:
+            wrong += _placed(view, tier.scaling_group, group.raw)
+            wrong += _launches(site, view, tier.scaling_group, group.raw)
     if tier.load_balancer is not None and balancer(site, tier.load_balancer.key) is None:
         wrong.append(f"load balancer {tier.load_balancer.key} is missing")
     return wrong
+
+
+def _placed(view: GroupView, member: ScalingGroup, raw: Mapping[str, Any]) -> Iterator[str]:
+    subnets = view.group.mapping(view.active).subnets
+    wanted = {subnets.get(name, name) for name in member.subnets}
+    present = set(filter(None, str(raw.get("VPCZoneIdentifier") or "").split(",")))
+    if wanted and present != wanted:
+        yield f"scaling group {member.key} is in {', '.join(sorted(present)) or 'no subnet'}"
+
+
+def _launches(site: Site, view: GroupView, member: ScalingGroup, raw: Mapping[str, Any]) -> Iterator[str]:
+    """Whether the group would launch the right type from an image that is there."""
+    used = raw.get("LaunchTemplate") or {}
+    if not used:
+        yield f"scaling group {member.key} has no launch template"
+        return
+    asked = {
+        "LaunchTemplateId": used["LaunchTemplateId"],
+        "Versions": [str(used.get("Version") or "$Default")],
+    }
+    found = describe(site, "DescribeLaunchTemplateVersions", "LaunchTemplateVersions", **asked)
+    data = next((item.get("LaunchTemplateData") or {} for item in found), {})
+    image, size = str(data.get("ImageId")), data.get("InstanceType")
+    wanted = view.group.mapping(view.active).types.get(member.type, member.type)
+    if size != wanted:
+        yield f"scaling group {member.key} would launch a {size}, not a {wanted}"
+    if not any(i["State"] == "available" for i in images(site, [{"Name": "image-id", "Values": [image]}])):
+        yield f"scaling group {member.key} would launch image {image}, which is not there"
 
 
 # -- witness, keys, name --------------------------------------------------------------------------------------
@@ -450,7 +486,8 @@ def _nowhere(_: GroupView) -> tuple[str, ...]:
     return ()
 
 
-LOOKS: tuple[GroupLook, ...] = (
+LOOKS: tuple[GroupLook, ...] = (  # who is active comes first: its hint is the next command
+    GroupLook("sides", "one side writes", ("split-suspected",), _nowhere, look_at_sides),
     GroupLook("points", "every replica usable", ("drift",), _standing, _points),
     GroupLook("standby", "standbys as recorded", ("standby-missing",), _standing, _standbys),
     GroupLook("witness", "the journal's epoch", ("witness-wrong", "witness-unreachable"), _nowhere, _witness),

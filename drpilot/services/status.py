@@ -14,13 +14,14 @@ from drpilot.domain.point import RecoveryPoint, choose, loss_s
 from drpilot.domain.ports import StandbyView
 from drpilot.domain.run import RunView
 from drpilot.journal.body import moment
-from drpilot.journal.history import recoveries
+from drpilot.journal.history import last_ended, recoveries
 from drpilot.journal.holder import is_gone
 from drpilot.journal.journal import Journal
 from drpilot.journal.views import FindingView, GroupView, ScheduleView, ServiceView, SiteView
 from drpilot.report.plain import as_json
 from drpilot.services.conditions import Facts, Judged, assess, last_drill
 from drpilot.services.guidance import Situation, next_command
+from drpilot.services.hysteresis import contradictions
 from drpilot.services.liverun import LiveRun, live_run, standing_step
 from drpilot.services.prediction import Forecast, forecast
 
@@ -35,6 +36,7 @@ __all__ = [
     "Row",
     "SiteLook",
     "as_json",
+    "ended_since",
     "live_run",
     "overview",
     "read",
@@ -57,6 +59,7 @@ class KnownGroup:
     recent: tuple[RunView, ...] = ()
     findings: tuple[FindingView, ...] = ()
     gone: frozenset[str] = frozenset()
+    ended: tuple[str, datetime] | None = None  # the run that ended last, and when
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,11 +101,17 @@ class IfItFailedNow:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One line under the table. `word` is a condition's name or a short key."""
+    """One line under the table. `word` is a condition's name or a short key.
+
+    What a check found has the moment it was last seen, and the run that has ended since (`before`), if one has: that
+    run may have mended it.
+    """
 
     word: str
     text: str
     since: datetime | None = None
+    seen_at: datetime | None = None
+    before: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +205,7 @@ def read(journal: Journal, group: str | None = None) -> Known:
                 past=recoveries(journal, view.name),
                 recent=journal.runs(view.name, limit=5) if group is not None else (),
                 findings=journal.findings(view.name),
+                ended=last_ended(journal, view.name),
                 gone=frozenset(run.id for run in live if run.holder is not None and is_gone(run.holder)),
             )
         )
@@ -316,8 +326,28 @@ class _Seen:
 
 
 def _problems(seen: _Seen) -> tuple[Problem, ...]:
-    findings = [Problem(f.word, f.message, f.first_at) for f in seen.known.findings if f.severity == "error"]
-    return (*_run_problems(seen), *_condition_problems(seen), *_state_problems(seen), *findings)
+    return (*_run_problems(seen), *_condition_problems(seen), *_state_problems(seen), *_found(seen))
+
+
+_TOLD = frozenset({"rpo-missed", "fence-open", "nobody-drives", "site-silent", "never-drilled"})
+"""Findings about what the journal itself knows: `status` tells how that is now, not how it was at the last check."""
+
+
+def _found(seen: _Seen) -> Iterator[Problem]:
+    """What the last check found and nothing else here tells."""
+    for finding in seen.known.findings:
+        if finding.severity != "error" or finding.word in _TOLD:
+            continue
+        if finding.word == "split-suspected" and seen.known.view.state == "split_suspected":
+            continue  # the state's own line says it
+        before = ended_since(finding, seen.known.ended)
+        text = finding.message + (f" (seen before {before} ended; check again)" if before else "")
+        yield Problem(finding.word, text, finding.first_at, finding.last_at, before)
+
+
+def ended_since(finding: FindingView, ended: tuple[str, datetime] | None) -> str:
+    """The run that has ended since a finding was last seen; empty where none has. Pure."""
+    return ended[0] if ended is not None and ended[1] > finding.last_at else ""
 
 
 def _run_problems(seen: _Seen) -> Iterator[Problem]:
@@ -363,6 +393,9 @@ def _state_problems(seen: _Seen) -> Iterator[Problem]:
     }
     if view.locked_by is not None:
         yield Problem("Locked", f"locked by {view.locked_by}: {view.locked_reason or ''}", view.locked_at)
+    reasons = "; ".join(why for why, _ in contradictions(view))
+    if view.state == "split_suspected" and reasons:
+        texts["split_suspected"] += f": {reasons}"
     if view.state in texts:
         yield Problem(view.state, texts[view.state], view.changed_at)
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from zoneinfo import ZoneInfo
 
 from cronsim import CronSim
@@ -19,6 +20,7 @@ from cronsim import CronSim
 from drpilot.base.clock import micros
 from drpilot.base.errors import DrpilotError
 from drpilot.domain.group import Group
+from drpilot.domain.hysteresis import ONE_WRITER, WITNESS_AGREES, Streak, standby_condition
 from drpilot.domain.ports import CloudError
 from drpilot.domain.run import RunView
 from drpilot.engine.gates import missing
@@ -28,7 +30,10 @@ from drpilot.journal.journal import Journal
 from drpilot.journal.views import GroupView, ScheduleView
 from drpilot.services.conditions import Facts, assess, health_moves
 from drpilot.services.house import House, Look
+from drpilot.services.hysteresis import remember
 from drpilot.services.liverun import RESTS
+from drpilot.services.looks import LOOKS
+from drpilot.services.together import Task, together
 
 __all__ = [
     "Begin",
@@ -36,6 +41,7 @@ __all__ = [
     "Refence",
     "begin_due",
     "due",
+    "look_at_groups",
     "look_at_sites",
     "next_drill",
     "next_replication",
@@ -51,9 +57,13 @@ Refence = Callable[[str], RunView]
 """Begins another try at a group's fence."""
 
 LOOK_S = 10.0  # how long one look at a site may take
+GROUP_LOOK_S = 20.0  # and all looks at groups together
+GROUPS = timedelta(seconds=120)  # how old a look at a group's sides and standbys may grow
 HOLD_S = 180.0  # how long an occurrence is held by who begins it, before another service may
 _HELD_US = 1  # a held occurrence stands one microsecond after a whole second, a due one on the second
-_FENCE_STATES = frozenset({"failing_over", "awaiting_commit", "active_unprotected", "split_suspected"})
+_FENCE_STATES = frozenset(
+    {"failing_over", "awaiting_commit", "active_unprotected"}
+)  # in a split a person decides
 _OPEN_FENCE = frozenset({"unverified", "partial"})
 
 
@@ -205,6 +215,42 @@ def _changed(before: bool | None, look: Look, now: datetime) -> Happening | None
     if before is False and look.answers:
         return Happening(now, "back", f"{look.site} answers again")
     return None
+
+
+def look_at_groups(house: House) -> tuple[Happening, ...]:
+    """Look at the sides and standbys of every group whose newest such look has grown old; fire what has settled.
+
+    One whose sides contradicted the journal is looked at again at once, since two looks decide.
+    """
+    now, looks = house.clock.now(), [look for look in LOOKS if look.name in ("sides", "standby")]
+    sites = {site.name: site for site in house.journal.sites()}
+    views = [view for view in house.journal.groups() if _old(view, now)]
+    tasks = [
+        Task(look.name, view.name, partial(look.work, house, view))
+        for view in views
+        for look in looks
+        if not any(sites[name].answers is False for name in look.needs(view) if name in sites)
+    ]
+    checks = tuple(together(tasks, GROUP_LOOK_S)) if tasks else ()
+    return tuple(
+        Happening(house.clock.now(), "changed", text, view.name)
+        for view in views
+        for text in remember(house, view, checks, house.holder.text)
+    )
+
+
+def _old(view: GroupView, now: datetime) -> bool:
+    sides = [ONE_WRITER, WITNESS_AGREES]
+    standbys = [standby_condition(tier.name, view.standing) for tier in view.group.tiers]
+    streaks = {
+        name: streak
+        for name in (*sides, *standbys)
+        if (streak := Streak.of(view.conditions.get(name))) is not None
+    }
+    contrary = any(name in streaks and not streaks[name].value for name in sides)
+    if contrary and view.state != "split_suspected":
+        return True
+    return all(now - streak.looked_at >= GROUPS for streak in streaks.values())
 
 
 def refresh(house: House) -> tuple[Happening, ...]:

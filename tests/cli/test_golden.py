@@ -111,6 +111,16 @@ def test_the_screen_that_decides(lived: Tiny) -> None:
     golden("screen", "\n".join(screen(proposal, now, people=("second", "lead"))) + "\n")
     quiet = proposal.renewed(loss_s=None, fence=Verdict.FENCED, approvers=1, seen=(), warnings=(), stops=())
     golden("screen-switchover", "\n".join(screen(quiet.renewed(mode="switchover"), now)) + "\n")
+    split = Sight("split", "bad", "home was seen fenced, yet i-1 run there while away runs too", now)
+    naming = quiet.renewed(
+        mode="survivor",
+        approvers=2,
+        starts=(),
+        no_way_back=None,
+        seen=(*proposal.seen[:1], split),
+        fence=Verdict.FENCED,
+    )
+    golden("screen-survivor", "\n".join(screen(naming, now, people=("second",))) + "\n")
 
 
 def test_the_loss_shown_is_enough_when_typed_back(lived: Tiny) -> None:

@@ -11,9 +11,10 @@ import pytest
 
 from drpilot.base.clock import rfc3339
 from drpilot.cli import act, attend, look, protecting, steer
-from drpilot.cli.options import Consent, Move
+from drpilot.cli.options import Consent, Move, Naming
 from drpilot.domain.fence import Verdict
 from drpilot.domain.plan import Call
+from drpilot.domain.ports import Move as Fact
 from drpilot.domain.run import RunView
 from tests.cli.desk import Desk
 from tests.services.world import Input, Output, Step, Tiny, drill_plan
@@ -185,6 +186,20 @@ def test_a_watched_run_that_nobody_drives(ready: Tiny, desk: Desk) -> None:
     assert said.code == 4
     assert "drpilot run resume shop" in said.err
     assert ready.outside.did == ["capture", "standby"]
+
+
+def test_naming_a_survivor_takes_its_own_options(ready: Tiny, desk: Desk) -> None:
+    """Consent without a survivor is a usage error; a survivor is named in a suspected split only."""
+    alone = desk(act.fence, group="shop", naming=Naming(confirm="shop"), output="json")
+    assert (alone.code, alone.document["error"]["word"]) == (2, "usage")
+    early = desk(act.fence, group="shop", naming=Naming("away", "INC-1"), output="json")
+    assert (early.code, early.document["error"]["word"]) == (5, "wrong-state")
+    ready.journal.change("shop", [Fact("group", "shop", "split seen")], "tester")
+    bare = desk(act.fence, group="shop", naming=Naming(), output="json")
+    assert (bare.code, bare.document["error"]["hint"].partition(" --reason")[0]) == (
+        5,
+        "drpilot fence shop --survivor home|away",
+    )
 
 
 def test_locking_and_points(ready: Tiny, desk: Desk) -> None:

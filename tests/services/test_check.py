@@ -21,7 +21,7 @@ from drpilot.services.begin import Asking, begin, propose
 from drpilot.services.check import CheckReport
 from drpilot.services.protect import protect
 from tests.actions.world import BUCKET, World, opened
-from tests.services.looking import CLOCK, Shop
+from tests.services.shop import CLOCK, Shop
 
 
 @pytest.fixture(scope="module")
@@ -67,20 +67,23 @@ def test_findings_and_conditions_go_to_the_journal(shop: Shop) -> None:
     conditions = shop.house.journal.group("shop").conditions
     assert (conditions["RpoMet"]["value"], conditions["PeerReachable"]["value"]) == (True, True)
     assert conditions["StandbyReady"] | {"since": 0, "looked_at": 0} == {
-        "value": True, "reason": "3 standbys seen on away", "since": 0, "looked_at": 0
+        "value": True, "reason": "3 of 3 ready on away", "since": 0, "looked_at": 0
     }  # fmt: skip
 
 
 def test_a_standby_that_runs_is_found_and_forgotten_when_stopped(shop: Shop) -> None:
-    """Somebody starts the standby by hand."""
+    """Somebody starts the standby by hand: not as it should be, and two sides may write; one look changes no state."""
     shop.call("away", "StartInstances", InstanceIds=[shop.standby])
-    _until(shop, shop.standby, "running")
+    shop.until("away", shop.standby, "running")
     found = shop.found()
-    assert set(found) == USUAL | {"standby-missing"}
+    assert set(found) == USUAL | {"standby-missing", "split-suspected"}
     assert "is running, not stopped" in found["standby-missing"][0]
+    assert f"away is a standby at rest, yet {shop.standby} run there" in found["split-suspected"][0]
+    assert {one.state for one in shop.house.journal.standbys("shop")} == {"ready"}
+    assert shop.house.journal.group("shop").state == "protected"
     assert shop.house.journal.group("shop").conditions["StandbyReady"]["value"] is False
     shop.call("away", "StopInstances", InstanceIds=[shop.standby])
-    _until(shop, shop.standby, "stopped")
+    shop.until("away", shop.standby, "stopped")
     assert set(shop.found()) == USUAL
     assert {item.word for item in shop.house.journal.findings("shop")} == USUAL
 
@@ -107,6 +110,40 @@ def test_a_scaling_group_that_wants_machines_is_found(shop: Shop) -> None:
         assert "shop-app wants 1, not 0" in shop.found()["standby-missing"][0]
     finally:
         shop.call("away", "UpdateAutoScalingGroup", "autoscaling", **name, DesiredCapacity=0)
+
+
+def test_a_scaling_group_that_would_launch_something_else_is_found(shop: Shop) -> None:
+    """Another type, an image that is not there, another subnet: each is said, and gone with its cause."""
+    group = shop.call("away", "DescribeAutoScalingGroups", "autoscaling", AutoScalingGroupNames=["shop-app"])
+    before = group["AutoScalingGroups"][0]
+    template = before["LaunchTemplate"]["LaunchTemplateId"]
+    version = shop.call(
+        "away",
+        "CreateLaunchTemplateVersion",
+        LaunchTemplateId=template,
+        SourceVersion=before["LaunchTemplate"]["Version"],
+        LaunchTemplateData={"InstanceType": "m5.24xlarge", "ImageId": "ami-0123456789abcdef0"},
+    )["LaunchTemplateVersion"]["VersionNumber"]
+
+    def update(**change: str | dict[str, str]) -> None:
+        name = {"AutoScalingGroupName": "shop-app"}
+        shop.call("away", "UpdateAutoScalingGroup", "autoscaling", **name, **change)
+
+    update(LaunchTemplate={"LaunchTemplateId": template, "Version": str(version)})
+    try:
+        (said,) = shop.found()["standby-missing"]
+        assert "scaling group shop-app would launch a m5.24xlarge, not a" in said
+        assert "would launch image ami-0123456789abcdef0, which is not there" in said
+    finally:
+        update(LaunchTemplate={"LaunchTemplateId": template, "Version": before["LaunchTemplate"]["Version"]})
+    one, *others = before["VPCZoneIdentifier"].split(",")
+    assert others
+    update(VPCZoneIdentifier=one)
+    try:
+        assert f"scaling group shop-app is in {one}" in shop.found()["standby-missing"][0]
+    finally:
+        update(VPCZoneIdentifier=before["VPCZoneIdentifier"])
+    assert "standby-missing" not in shop.found()
 
 
 def test_an_image_that_is_gone_makes_the_point_unusable(shop: Shop) -> None:
@@ -410,17 +447,6 @@ def test_an_open_fence_is_found(shop: Shop) -> None:
 
 
 # -- helpers --------------------------------------------------------------------------------------------------
-
-
-def _until(shop: Shop, instance: str, state: str) -> None:
-    for _ in range(600):
-        found = shop.call("away", "DescribeInstances", InstanceIds=[instance])["Reservations"][0][
-            "Instances"
-        ][0]
-        if found["State"]["Name"] == state:
-            return
-        CLOCK.sleep(0.05)
-    pytest.fail(f"{instance} never was {state}")
 
 
 def _volume(shop: Shop, volume: str, state: str) -> None:

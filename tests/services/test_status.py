@@ -255,7 +255,11 @@ MOVE = (("move", "shop/7"),)
         (replace(S, state="active_unprotected", standing_fence="unverified"), "drpilot fence shop"),
         (replace(S, state="active_unprotected", standing_fence="fenced"), "drpilot reprotect shop"),
         (replace(S, state="active_unprotected", standing_answers=False), "drpilot site check away"),
-        (replace(S, state="split_suspected"), "drpilot fence shop"),
+        (
+            replace(S, state="split_suspected"),
+            'drpilot fence shop --survivor home|away --reason "what you saw"',
+        ),
+        (replace(S, state="split_suspected", move="waiting", runs=MOVE), "drpilot run approve shop"),
         (replace(S, state="needs_decision"), "drpilot run show shop"),
         (replace(S, state="retired"), "drpilot protect FILE"),
         (

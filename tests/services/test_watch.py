@@ -262,8 +262,8 @@ def test_a_refused_fence_is_told_and_tried_again(tiny: Tiny) -> None:
     """A guard's refusal ends nothing."""
     tiny.journal.change(
         "shop",
-        [Move("group", "shop", "split seen"), Move("fence", "away", "request"), Move("fence", "away", "apply"),
-         Move("fence", "away", "unseen")],
+        [Move("group", "shop", "fail over", dict.fromkeys(("epoch_claimed", "lane_held"), True)),
+         Move("fence", "away", "request"), Move("fence", "away", "apply"), Move("fence", "away", "unseen")],
         "tester",
     )  # fmt: skip
     tiny.journal.saw("away", answers=True)

@@ -25,7 +25,7 @@ from drpilot.domain.ports import (
     Move,
     StepFailed,
 )
-from drpilot.domain.run import Holder, RunView
+from drpilot.domain.run import Holder, RunView, Settled
 from drpilot.engine.context import World
 from drpilot.inventory.configuration import Configuration, SiteSettings
 from drpilot.journal.database import Database
@@ -299,6 +299,14 @@ class Tiny:
         return self.journal.create(
             NewRun(run, plan, "oncall", more.pop("reason", "a test"), proposal, approval, **more)
         )
+
+    def approve(self, run: RunView, approval: Approval) -> None:
+        """One more consent on a run, as the driver would write it."""
+        request = self.journal.post(run.id, "approve", approval.person)
+        lease = self.journal.acquire(run.id, self.house.holder)
+        assert lease is not None
+        self.journal.commit(lease, [Settled(request, approval=approval)])
+        self.journal.release(lease)
 
     def drive(self, run: RunView) -> RunView:
         """Drive a run until it rests."""

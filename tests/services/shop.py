@@ -1,4 +1,4 @@
-"""A house over the sample shop in the lab, for tests that look live."""
+"""The sample shop in the lab as a house over clouds in this process: its looks, its runs, and what others do to it."""
 
 from __future__ import annotations
 
@@ -19,8 +19,6 @@ from drpilot.services.begin import Asking, begin, propose
 from drpilot.services.check import CheckReport, check
 from drpilot.services.house import House, Look
 from tests.actions.world import BUCKET, World
-
-__all__ = ["CLOCK", "Shop"]
 
 CLOCK = RealClock()
 
@@ -84,6 +82,15 @@ class Shop:
     def call(self, site: str, operation: str, service: str = "ec2", **params: Any) -> Any:
         """One call of somebody who is not drpilot."""
         return self.world.sites[site].call(service, operation, params)
+
+    def until(self, site: str, instance: str, state: str) -> None:
+        """Wait until a machine has come to a state."""
+        for _ in range(600):
+            found = self.call(site, "DescribeInstances", InstanceIds=[instance])["Reservations"][0]
+            if found["Instances"][0]["State"]["Name"] == state:
+                return
+            CLOCK.sleep(0.05)
+        raise AssertionError(f"{instance} never was {state}")
 
     @property
     def standby(self) -> str:
