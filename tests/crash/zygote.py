@@ -177,7 +177,7 @@ def call_now(house: House, lease: Any, intent: Intent) -> None:
     action.start(ctx, action.Input.model_validate(dict(intent.given)))
 
 
-def to_the_end(mode: str, mine: House, theirs: House) -> str:
+def to_the_end(mode: str, mine: House, theirs: House, to: str | None = None) -> str:
     """Whatever was begun is taken on, until nothing is left: what a person types after a crash."""
     live = [run for run in mine.journal.runs(GROUP, live=True) if run.mode == mode]
     done = [run for run in mine.journal.runs(GROUP) if run.mode == mode and run.state == "finished"]
@@ -186,7 +186,7 @@ def to_the_end(mode: str, mine: House, theirs: House) -> str:
     if live:
         run = live[0]
     else:
-        offer = propose(mine, mode, GROUP, Asking(reason="a test"))
+        offer = propose(mine, mode, GROUP, Asking(reason="a test", to=to))
         run = begin(mine, offer, consent(mine, offer, Typed(GROUP, (offer.proposal.loss_s or 0) + 60)))
     for _ in range(6):
         view = attend(mine, run.id)
@@ -207,7 +207,7 @@ def child(command: dict[str, Any]) -> dict[str, Any]:
     folder = Path(command["folder"])
     counter = Counter(command)
     houses = [house_for(folder, name, counter, command) for name in ("oncall", "second")]
-    ended = to_the_end(command["mode"], houses[0], houses[1])
+    ended = to_the_end(command["mode"], houses[0], houses[1], command.get("to"))
     return {"ended": ended, "commits": counter.commits, "calls": counter.calls}
 
 
