@@ -89,22 +89,46 @@ def test_every_lost_reply(yard: Yard, case: Case, record_property: Callable[[str
             again = yard.run(case.mode)
             yard.lab.control(site, "heal", fault=fault)
             assert again["ended"] == case.wanted, (call, number, again)
+            assert again["unintended"] == [], (call, number)
             assert yard.end() == expected, (call, number)
     record_property("said", f"{case.mode}: the replies of {len(said['calls'])} calls lost in turn")
     assert said["calls"]
 
 
+# -- the test of the tests: without its eye, or without its intents, drpilot must fail both ----------------------------
+#
+# What makes twice is shown by replicate: every call of a failover that creates something takes a ClientToken, so that
+# there the cloud itself would refuse the second one. What nobody intended is shown by the failover.
+
+
+def test_blinded_the_kill_shows(yard: Yard) -> None:
+    """Killed behind CopySnapshot and resumed with `observe` blinded: a duplicate, and it is counted."""
+    yard.restore("protected")
+    assert yard.run("replicate", kill=["operation", "CopySnapshot"])["killed"]
+    yard.run("replicate", blind=True)
+    assert any("snapshot" in found for found in yard.end()["duplicates"])
+
+
 def test_blinded_the_lost_reply_shows(yard: Yard) -> None:
-    """The test of the test: with `observe` blinded, a lost reply of CopySnapshot makes a duplicate, and it counts."""
+    """With `observe` blinded, a lost reply of CopySnapshot makes a duplicate, and it is counted."""
     yard.restore("protected")
     yard.lab.control("away", "break", fault="lost-reply:ec2.CopySnapshot@1")
     yard.run("replicate", blind=True)
     yard.lab.control("away", "heal")
-    assert yard.end()["duplicates"]
+    assert any("snapshot" in found for found in yard.end()["duplicates"])
 
 
 def test_without_intents_the_kill_shows(yard: Yard) -> None:
-    """The test of the test: with the intent commit removed, effects without a durable intent are found."""
-    yard.restore("protected")
-    assert yard.run("replicate", forget_intents=True)["killed"]
-    assert yard.unintended()
+    """With the intent commit removed, a failover killed behind its call leaves volumes that nobody intended."""
+    yard.restore("dead")
+    assert yard.run("failover", forget_intents=True, kill=["intent"])["killed"]
+    assert any("volume" in found for found in yard.unintended())
+
+
+def test_without_intents_the_lost_reply_shows(yard: Yard) -> None:
+    """With the intent commit removed, nobody intended the volume whose reply is lost, at that moment."""
+    yard.restore("dead")
+    yard.lab.control("away", "break", fault="lost-reply:ec2.CreateVolume@1")
+    said = yard.run("failover", forget_intents=True)
+    yard.lab.control("away", "heal")
+    assert any("volume" in found for found in said["unintended"])

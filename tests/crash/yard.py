@@ -130,26 +130,15 @@ class Yard:
 
     def journal(self) -> Journal:
         """The journal as it now lies on disk."""
-        return Journal(Database(f"sqlite:///{self.folder}/journal.db"), RealClock(), Chance())
+        return journal_in(self.folder)
 
     def inventory(self) -> list[dict[str, Any]]:
         """Everything that exists on all three sites."""
-        return [
-            {**row, "site": site}
-            for site in SITES
-            for row in self.lab.control(site, "inventory")["resources"]
-        ]
+        return inventory(self.lab)
 
     def unintended(self) -> list[str]:
         """Effects in the clouds whose intent is not in the journal: there must never be one."""
-        journal = self.journal()
-        tokens = {attempt.token for run in journal.runs("shop") for _, attempt in journal.attempts(run.id)}
-        journal.database.close()
-        return [
-            f"{row['kind']} {row['id']}"
-            for row in self.inventory()
-            if row["tags"].get("drpilot:attempt") not in (None, *tokens)
-        ]
+        return unintended(self.folder, self.lab)
 
     def end(self) -> dict[str, Any]:
         """The end state: what exists on each site by kind, how things stand in the journal, and its soundness."""
@@ -188,6 +177,28 @@ class Yard:
             if stream is not None:
                 stream.close()
         self.zygote.wait(timeout=20)
+
+
+def journal_in(folder: Path) -> Journal:
+    """The journal of a folder as it lies on disk."""
+    return Journal(Database(f"sqlite:///{folder}/journal.db"), RealClock(), Chance())
+
+
+def inventory(lab: Lab) -> list[dict[str, Any]]:
+    """Everything that exists on all three sites."""
+    return [{**row, "site": site} for site in SITES for row in lab.control(site, "inventory")["resources"]]
+
+
+def unintended(folder: Path, lab: Lab) -> list[str]:
+    """Effects in the clouds, at this moment, without a durable intent."""
+    journal = journal_in(folder)
+    tokens = {attempt.token for run in journal.runs("shop") for _, attempt in journal.attempts(run.id)}
+    journal.database.close()
+    return [
+        f"{row['kind']} {row['id']}"
+        for row in inventory(lab)
+        if row["tags"].get("drpilot:attempt") not in (None, *tokens)
+    ]
 
 
 def shape(row: dict[str, Any]) -> str:

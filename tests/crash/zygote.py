@@ -6,6 +6,7 @@ out a script of verbs, and is killed by a real SIGKILL to itself at the chosen c
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -22,12 +23,13 @@ from drpilot.clouds.dialect import DIALECTS
 from drpilot.clouds.session import Clients, SiteSettings
 from drpilot.domain.ports import Action, CloudError, Context, Idempotency, Unseen
 from drpilot.domain.run import Change, Intent
-from drpilot.practice import SERVICES
+from drpilot.practice import SERVICES, Lab
 from drpilot.services.attend import attend
 from drpilot.services.begin import Asking, Typed, begin, consent, propose
 from drpilot.services.house import House
 from drpilot.services.steer import Order, order
 from drpilot.wiring import open_house
+from tests.crash.yard import unintended
 
 GROUP = "shop"
 
@@ -38,12 +40,17 @@ def die() -> None:
 
 
 class Counter:
-    """Counts commits and changing calls of this process, and dies at the chosen one."""
+    """Counts commits and changing calls of this process, and dies at the chosen one.
+
+    Where a changing call fails (its reply is lost), it looks at once for effects without a durable intent.
+    """
 
     def __init__(self, command: dict[str, Any]) -> None:
+        self.folder = Path(command["folder"])
         self.kill = command.get("kill")
         self.commits = 0
         self.calls: list[str] = []
+        self.unintended: list[str] = []
 
     def committed(self, changes: Sequence[Change]) -> None:
         self.commits += 1
@@ -51,9 +58,13 @@ class Counter:
             die()
 
     def called(self, site: str, service: str, operation: str, phase: str) -> None:
-        if phase == "after" and DIALECTS["aws"].changes(service, operation):
+        if not DIALECTS["aws"].changes(service, operation):
+            return
+        if phase == "failed":
+            self.unintended += unintended(self.folder, Lab(self.folder))
+        if phase == "after":
             self.calls.append(f"{site}:{service}.{operation}")
-            if self.kill == ["call", len(self.calls)]:
+            if self.kill in (["call", len(self.calls)], ["operation", operation]):
                 die()
 
 
@@ -85,16 +96,20 @@ class BlindContext:
 
 
 def blinded(action: Action[Any, Any]) -> Action[Any, Any]:
-    """The same action, blind after a lost reply until it has called again: the test of the test."""
+    """The same action, blind after a lost reply or a lost driver until it has called again: the test of the test."""
     lost: set[str] = set()
+    begun: set[str] = set()
 
     class Blind(type(action)):  # type: ignore[misc]
         def observe(self, ctx: Any, given: Any) -> Any:
+            if ctx.path not in begun and ctx.step.state == "unknown":
+                lost.add(ctx.path)
             if ctx.path in lost:
                 return Unseen(certain=True, why="blinded")
             return super().observe(ctx, given)
 
         def start(self, ctx: Any, given: Any) -> Any:
+            begun.add(ctx.path)
             try:
                 return super().start(BlindContext(ctx, lambda: ctx.path in lost), given)
             except CloudError:
@@ -117,12 +132,12 @@ def house_for(folder: Path, person: str, counter: Counter, command: dict[str, An
             for name, action in CATALOGUE.items()
         }
     if command.get("forget_intents"):
-        forget_intents(house)
+        forget_intents(house, counter.kill)
     return house
 
 
-def forget_intents(house: House) -> None:
-    """Act first, and be gone before the intent is committed: the test of the test."""
+def forget_intents(house: House, kill: list[Any] | None) -> None:
+    """Act first, then commit the intent, unless gone by then (`kill: intent`): the test of the test."""
     commit = house.journal.commit
 
     def late(lease: Any, changes: Sequence[Change]) -> None:
@@ -135,8 +150,11 @@ def forget_intents(house: House) -> None:
             commit(lease, changes)
             return
         for change in creating:
-            call_now(house, lease, change)
-        die()
+            with contextlib.suppress(CloudError):  # a lost reply, and nobody knows what it was the reply to
+                call_now(house, lease, change)
+        if kill == ["intent"]:
+            die()
+        commit(lease, changes)
 
     house.journal.commit = late  # type: ignore[method-assign]
 
@@ -208,7 +226,8 @@ def child(command: dict[str, Any]) -> dict[str, Any]:
     counter = Counter(command)
     houses = [house_for(folder, name, counter, command) for name in ("oncall", "second")]
     ended = to_the_end(command["mode"], houses[0], houses[1], command.get("to"))
-    return {"ended": ended, "commits": counter.commits, "calls": counter.calls}
+    counted = {"commits": counter.commits, "calls": counter.calls, "unintended": counter.unintended}
+    return {"ended": ended, **counted}
 
 
 def warm() -> None:
