@@ -89,7 +89,7 @@ _ROWS: tuple[Row, ...] = (
     Row("DRP-4010", "not-allowed", 5, "{person} may not {what}", "drpilot.yaml gives this operator no such right.", "ask one of: {others}"),
     Row("DRP-4011", "rollback-refused", 5, "{group} can't be rolled back: {what}", "Rolling back is only safe while the old side is intact and fenced.", "{hint}"),
     Row("DRP-4013", "transition-refused", 5, "{family} {key}: {event} is not allowed from {state}", "The lifecycle table has no such transition, or its guard does not hold.", "drpilot explain {state}"),
-    Row("DRP-4030", "site-refuses", 7, "{site} answers but does not let us in", "The site may be alive and writing; what fails are the credentials, the account or the permissions drpilot uses.", "drpilot site check {site}"),
+    Row("DRP-3010", "site-refuses", 7, "{site} answers but does not let us in", "The site may be alive and writing; what fails are the credentials, the account or the permissions drpilot uses.", "drpilot site check {site}"),
     Row("DRP-4014", "switchover-needs-both", 5, "{site} does not answer: a switchover needs both sites", "A planned move copies the last writes, so the source must be alive.", "if {site} is lost: drpilot failover {group} --reason \"…\""),
     Row("DRP-4015", "fence-open", 5, "{site} is not fenced: {what}", "The old side may still write.", "drpilot fence {group}"),
     Row("DRP-4016", "nothing-to-answer", 5, "{run} has no open question", "No gate of this run waits for a person.", "drpilot run show {run}"),
