@@ -73,6 +73,10 @@ _ROWS: tuple[Row, ...] = (
     Row("DRP-3002", "no-credentials", 7, "no credentials for {site}: {what}", "The profile, variable, file or command that drpilot.yaml names gives none. AWS_* variables are not used for a named site.", "mend the reference under sites.{site}"),
     Row("DRP-3003", "wrong-account", 7, "{site} answers as account {found}, drpilot.yaml says {wanted}", "The account of a site is pinned, so that a wrong profile can't fail over the wrong world.", "use the right profile, or change sites.{site}.account after thinking"),
     Row("DRP-3004", "denied", 7, "{site} denies {action}", "The identity lacks a permission.", "allow {action} on {site}, then resume"),
+    Row("DRP-3005", "login-refused", 7, "{site} refuses the login {who}", "The account, the user or the password is wrong; the cloud does not say which.", "try again: drpilot site login {site}"),
+    Row("DRP-3006", "password-expired", 7, "the password of {who} on {site} has expired", "The cloud gives no token for an expired password.", "change it in the cloud's console, then: drpilot site login {site}"),
+    Row("DRP-3007", "login-ended", 7, "the login to {site} gives no keys: {what}", "A login by password gives temporary keys; the password itself is not kept.", "drpilot site login {site}"),
+    Row("DRP-3008", "euca2ools", 7, "euca2ools {what}", "The ini files of euca2ools (EUCA_CONFIG_PATH, else /etc/euca2ools and ~/.euca) don't lead to an endpoint and a key.", "{hint}"),
     # 31xx reachability
     Row("DRP-3101", "unreachable", 8, "{site} can't be reached at {endpoint}", "The endpoint refuses, hangs or can't be resolved.", "drpilot site check {site}; if the site is lost: drpilot failover GROUP --reason \"…\""),
     Row("DRP-3102", "witness-unreachable", 8, "the witness can't be reached", "Without the witness nobody can be sure which side is active.", "mend the witness, or override with --break-glass \"why\""),

@@ -326,8 +326,8 @@ def failure(error: BaseException, *, site: str, operation: str, changing: bool) 
     if isinstance(error, CloudError):
         return error
     if isinstance(error, DrpilotError):  # the settings of the site are wrong: nothing was sent
-        kind, code = (F.AUTH, "NoCredentials") if error.word == "no-credentials" else (F.INVALID, error.word)
-        message = str(error.facts.get("what") or error.title)
+        kind, code = (F.AUTH, "NoCredentials") if error.exit_code == 7 else (F.INVALID, error.word)
+        message = str(error.facts.get("what") if error.word == "no-credentials" else error.title)
         return CloudError(kind, code, message, happened="no", site=site, operation=operation)
     if isinstance(error, boto.ClientError):
         return _refusal(error, site, operation, changing)
