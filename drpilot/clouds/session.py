@@ -70,7 +70,7 @@ class SiteSettings:
     `credentials`, from `keys` (asked when the first client is made: another tool's file), or by `login`.
     `endpoints` maps service names, or `default`, to URLs; without a profile they are the only endpoints ever used.
     `account`, when given, is compared with what the site says. `ca_bundle` is a path; `verify` False trusts any
-    certificate.
+    certificate. `signatures` (service → botocore's name) go before the dialect's.
     """
 
     name: str
@@ -85,6 +85,7 @@ class SiteSettings:
     verify: bool = True
     keys: Callable[[], Keys] | None = None
     login: Login | None = None
+    signatures: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def keyed(self) -> bool:
@@ -334,8 +335,9 @@ class Clients:
         strict: dict[str, Any] = {"ignore_configured_endpoint_urls": True} if not fetching else {}
         if custom:  # Checksums newer than a compatible store, and bucket names in host names, are AWS's own.
             strict["request_checksum_calculation"] = strict["response_checksum_validation"] = "when_required"
-        if service in self.dialect.signatures:
-            strict["signature_version"] = self.dialect.signatures[service]
+        signatures = {**self.dialect.signatures, **self.settings.signatures}
+        if service in signatures:
+            strict["signature_version"] = signatures[service]
         path = custom or self.dialect.bucket_in_path
         return Config(
             region_name=self.settings.region,
