@@ -424,8 +424,8 @@ _BOOTSTRAP = """
 # What drpilot asks of other clouds and none of these has; the reason is read by a person.
 _NEVER_EC2 = """
     CreateFleet CreateReplaceRootVolumeTask CreateRestoreImageTask CreateSnapshots CreateStoreImageTask
-    DescribeInstanceTypeOfferings DescribeInstanceTypes DescribeTransitGatewayVpcAttachments EnableFastSnapshotRestores LockSnapshot
-    ModifyInstanceMetadataOptions ModifyLaunchTemplate
+    DescribeInstanceTypeOfferings DescribeInstanceTypes DescribeTransitGatewayVpcAttachments
+    EnableFastSnapshotRestores LockSnapshot ModifyInstanceMetadataOptions ModifyLaunchTemplate
 """
 _STUBS_4_4 = """
     CopyImage CopySnapshot CreateFlowLogs CreateVpcPeeringConnection ImportImage ImportSnapshot

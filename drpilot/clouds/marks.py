@@ -62,7 +62,7 @@ def unpacked(text: str) -> dict[str, str] | None:
     if not (slash and last and run and step and attempt):
         return None
     tags = dict(zip(_FIRST, map(_read, (run, step, attempt)), strict=True))
-    for part in tail.split(" - ", 1)[0].split():
+    for part in f" {tail}".split(" - ", 1)[0].split():
         key, equals, value = part.partition("=")
         if equals:
             tags[_OURS + _read(key)] = _read(value)
@@ -111,7 +111,7 @@ def _fits(tags: Mapping[str, str], one: Json) -> bool:
 
 
 def _written(text: str) -> str:
-    return quote(text, safe=_SAFE).replace("%", "+")
+    return quote(text, safe=_SAFE).replace("~", "%7E").replace("%", "+")
 
 
 def _read(text: str) -> str:

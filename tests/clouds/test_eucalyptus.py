@@ -12,31 +12,18 @@ from botocore.model import ServiceModel, StructureShape
 
 from drpilot.clouds.dialects import DIALECTS
 from drpilot.clouds.failures import NoEndpoint
-from drpilot.clouds.marks import packed
 from drpilot.clouds.session import Clients, CredentialsReference, SiteSettings
 from drpilot.clouds.site import BotoSite
 from drpilot.domain.plain import Json
 from drpilot.domain.ports import CloudError, FailureClass
 from drpilot.inventory.configuration import CLOUDS
-from tests.clouds.strict import ACCOUNT, Strict, form, opened, strict, tag_filters
+from tests.clouds.strict import ACCOUNT, Strict, form, opened, strict
 from tests.grounds import Heard, answering, response
 from tests.meta.source import sources
 
 LOADER = botocore.session.Session().get_component("data_loader")
 EUCALYPTUS = [name for name in DIALECTS if name.startswith("eucalyptus")]
 every_version = pytest.mark.parametrize("cloud", EUCALYPTUS)
-TAGS = {
-    "drpilot:run": "0abc",
-    "drpilot:step": "tiers/db/capture",
-    "drpilot:attempt": "0123456789abcdef0123456789abcdef",
-    "drpilot:group": "shop",
-    "drpilot:member": "db 1",
-}
-
-
-def _specified(kind: str, tags: dict[str, str] | None = None) -> Json:
-    listed = [{"Key": key, "Value": value} for key, value in (tags or TAGS).items()]
-    return {"ResourceType": kind, "Tags": listed}
 
 
 # -- the tables ------------------------------------------------------------------------------------------
@@ -512,120 +499,3 @@ def test_the_cloud_tells_its_services_and_its_certificate(tmp_path: Path) -> Non
     assert first.path.startswith("/services/Empyrean")
     assert b"Version=eucalyptus" in first.body
     assert first.headers["authorization"].startswith("AWS4-HMAC-SHA256")
-
-
-# -- tags ------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("operation", "given", "kind", "id_"),
-    [
-        (
-            "CreateSnapshot",
-            {"VolumeId": "vol-1", "Description": "drpilot:shop/1/x"},
-            "snapshot",
-            "snap-1A2B3C4D",
-        ),
-        ("RegisterImage", {"Name": "image"}, "image", "emi-15A1386E"),
-        ("CreateImage", {"InstanceId": "i-1", "Name": "image"}, "image", "emi-15A1386E"),
-        (
-            "CreateSecurityGroup",
-            {"GroupName": "x", "Description": "drpilot: denies"},
-            "security-group",
-            "sg-0A0B0C0D",
-        ),
-        ("CreateVolume", {"AvailabilityZone": "a", "Size": 1}, "volume", "vol-5A6B7C8D"),
-        ("RunInstances", {"ImageId": "emi-1", "MinCount": 1, "MaxCount": 1}, "instance", "i-6F2A0C11"),
-    ],
-)
-def test_tags_are_set_right_after_where_the_call_takes_none(
-    operation: str, given: Json, kind: str, id_: str, tmp_path: Path
-) -> None:
-    """The create call carries the mark where it has a description; CreateTags follows with every tag."""
-    with strict("eucalyptus-4.4", tmp_path) as (site, cloudside):
-        site.call(
-            "ec2",
-            operation,
-            {**given, "TagSpecifications": [_specified(kind), _specified("other", {"x": "y"})]},
-            token="t",
-        )
-        assert [action for action, _ in cloudside.calls] == [operation, "CreateTags"]
-        made, tagged = cloudside.calls[0][1], cloudside.calls[1][1]
-    assert tagged["ResourceId.1"] == id_
-    assert {tagged[f"Tag.{n}.Key"]: tagged[f"Tag.{n}.Value"] for n in range(1, 6)} == TAGS
-    described = made.get("Description") or made.get("GroupDescription")
-    if operation in ("CreateVolume", "RunInstances"):
-        assert described is None
-    else:
-        assert described is not None
-        assert described.startswith(
-            "drpilot:0abc/tiers/db/capture/0123456789abcdef0123456789abcdef group=shop member=db+201"
-        )
-
-
-@pytest.mark.parametrize("operation", ["CreateSnapshot", "CreateVolume"])
-def test_5_sets_them_in_the_call_itself(operation: str, tmp_path: Path) -> None:
-    """5.1 takes TagSpecifications of a snapshot and a volume: one call, nothing after it."""
-    given: Json = {"VolumeId": "v"} if operation == "CreateSnapshot" else {"AvailabilityZone": "a", "Size": 1}
-    with strict("eucalyptus-5", tmp_path) as (site, cloudside):
-        site.call("ec2", operation, {**given, "TagSpecifications": [_specified("snapshot")]})
-        assert [action for action, _ in cloudside.calls] == [operation]
-
-
-def test_tags_that_could_not_be_set_leave_the_outcome_unknown(tmp_path: Path) -> None:
-    """The thing was made: whoever called must look for it before making it again."""
-    refusal = response(
-        "<Response><Errors><Error><Code>UnauthorizedOperation</Code></Error></Errors></Response>", 403
-    )
-    given = {"VolumeId": "v", "TagSpecifications": [_specified("snapshot")]}
-    with (
-        strict("eucalyptus-4.4", tmp_path, {"CreateTags": refusal}) as (site, _),
-        pytest.raises(CloudError) as caught,
-    ):
-        site.call("ec2", "CreateSnapshot", given)
-    assert (caught.value.code, caught.value.happened) == ("NotTagged", "unknown")
-    assert "snap-1A2B3C4D was made" in caught.value.message
-
-
-def _snapshot(id_: str, description: str, tags: dict[str, str]) -> str:
-    listed = "".join(f"<item><key>{key}</key><value>{value}</value></item>" for key, value in tags.items())
-    head = f"<snapshotId>{id_}</snapshotId><description>{description}</description>"
-    return f"<item>{head}<tagSet>{listed}</tagSet></item>"
-
-
-def test_what_lost_its_tags_is_found_by_its_description(tmp_path: Path) -> None:
-    """Between create and CreateTags the process died: the listing by tag still gives the snapshot, with its tags."""
-    lost = _snapshot("snap-lost", packed(TAGS), {})
-    others = [
-        _snapshot("snap-kept", packed(TAGS), {"drpilot:run": "0abc"}),
-        _snapshot("snap-other", packed({**TAGS, "drpilot:run": "0xyz"}), {}),
-        _snapshot("snap-people", "drpilot was here", {}),
-    ]
-    kept = _snapshot("snap-kept", packed(TAGS), {"drpilot:run": "0abc", "drpilot:step": "tiers/db/capture"})
-
-    def script(heard: Heard, _: int) -> bytes:
-        by_tag = "tag:drpilot:run" in tag_filters(form(heard))
-        items = kept if by_tag else lost + "".join(others)
-        return response(f"<X><snapshotSet>{items}</snapshotSet></X>")
-
-    filters = [
-        {"Name": "tag:drpilot:run", "Values": ["0abc"]},
-        {"Name": "tag:drpilot:step", "Values": ["tiers/db/capture"]},
-        {"Name": "tag-key", "Values": ["drpilot:member"]},
-        {"Name": "status", "Values": ["completed"]},
-    ]
-    with answering(script) as server:
-        site = opened("eucalyptus-4.4", server, tmp_path)
-        pages = list(site.pages("ec2", "DescribeSnapshots", {"Filters": filters, "OwnerIds": ["self"]}))
-        second = form(server.heard[-1])
-    found = {item["SnapshotId"]: item for page in pages for item in page["Snapshots"]}
-    assert list(found) == ["snap-kept", "snap-lost"]
-    assert {tag["Key"]: tag["Value"] for tag in found["snap-lost"]["Tags"]} == TAGS
-    assert tag_filters(second) == {"status": "completed", "description": "drpilot:*"}
-
-
-def test_a_listing_that_asks_for_no_tag_of_ours_is_asked_once(tmp_path: Path) -> None:
-    """The second question is for what the first can't find; nobody else pays for it."""
-    with strict("eucalyptus-4.4", tmp_path) as (site, cloudside):
-        list(site.pages("ec2", "DescribeSnapshots", {"Filters": [{"Name": "tag:app", "Values": ["shop"]}]}))
-        assert len(cloudside.calls) == 1
