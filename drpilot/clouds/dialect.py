@@ -88,7 +88,7 @@ class Dialect:
     A strict cloud has a `grammar` (None: whatever botocore's model has) and `replies`, what an answer must hold
     to count. `marks` says how a create call is marked where it takes no tags, `described` which listings can be
     searched by that mark. `paths` and `names` make the endpoint of a service from the one of the cloud;
-    `signatures` are botocore's names of other signatures than its own choice. `identity` says who tells the
+    `signatures` and `protocols` are botocore's names of others than its own choice. `identity` says who tells the
     account: STS, or the owner of a security group.
     """
 
@@ -117,6 +117,7 @@ class Dialect:
     paths: Mapping[str, str] = field(default_factory=dict)
     names: Mapping[str, str] = field(default_factory=dict)
     signatures: Mapping[str, str] = field(default_factory=dict)
+    protocols: Mapping[str, str] = field(default_factory=dict)
     identity: Literal["sts", "owner"] = "sts"
 
     def changes(self, service: str, operation: str) -> bool:

@@ -104,6 +104,7 @@ _UNPAGED = {
     "ec2:DescribeSnapshots": ("SnapshotIds",),
     "ec2:DescribeVolumes": ("VolumeIds",),
 }
+_PROTOCOLS = {"cloudwatch": "query"}
 # What a private cloud's volumes and uploads may take before the first byte of an answer.
 _READ_TIMEOUT_S = {"s3": 60.0}
 
@@ -125,6 +126,7 @@ EUCALYPTUS_3_4 = Dialect(
     described=_DESCRIBED,
     paths=PATHS_3,
     signatures={"s3": "s3"},
+    protocols=_PROTOCOLS,
     identity="owner",
 )
 EUCALYPTUS_4_4 = Dialect(
@@ -146,6 +148,7 @@ EUCALYPTUS_4_4 = Dialect(
     paths=PATHS_4,
     names=DNS_NAMES,
     signatures={"s3": "s3v4"},
+    protocols=_PROTOCOLS,
 )
 EUCALYPTUS_5 = Dialect(
     name="eucalyptus-5",
@@ -166,6 +169,7 @@ EUCALYPTUS_5 = Dialect(
     paths=PATHS_4,
     names=DNS_NAMES,
     signatures={"s3": "s3v4"},
+    protocols=_PROTOCOLS,
 )
 
 DIALECTS: Mapping[str, Dialect] = {

@@ -16,12 +16,10 @@ import threading
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import botocore
-import botocore.loaders
 import botocore.session
 from botocore.config import Config
 from botocore.configprovider import (
@@ -41,6 +39,7 @@ from drpilot.clouds.credentials import CredentialsReference, Keys, botocore_cred
 from drpilot.clouds.dialect import Dialect
 from drpilot.clouds.dialects import DIALECTS
 from drpilot.clouds.failures import NoEndpoint, TruncatedReply
+from drpilot.clouds.loading import LOADER, loader_for
 from drpilot.clouds.login import Login, TokenService, login_credentials
 
 __all__ = ["Clients", "CredentialsReference", "SiteSettings", "dialect_of"]
@@ -55,11 +54,6 @@ _UNWANTED_HANDLERS: tuple[tuple[str, Any], ...] = (
     ("before-parameter-build.ec2.RunInstances", base64_encode_user_data),
     ("before-parameter-build.autoscaling.CreateLaunchConfiguration", base64_encode_user_data),
 )
-
-# One loader for all sites: half of a new client's cost is parsing the model's JSON.
-# Beside it stands the one service of Eucalyptus that no AWS model describes.
-_LOADER = botocore.loaders.create_loader()
-_LOADER.search_paths.append(str(Path(__file__).with_name("models")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,10 +98,10 @@ def dialect_of(settings: SiteSettings) -> Dialect:
 class _Session(botocore.session.Session):
     """A botocore session that reads its configuration from a profile alone."""
 
-    def __init__(self, profile: str | None, environment: Mapping[str, str]) -> None:
+    def __init__(self, profile: str | None, environment: Mapping[str, str], loader: Any = LOADER) -> None:
         self._allowed = {name: environment[name] for name in _LOCATIONS if name in environment}
         super().__init__(profile=profile)
-        self.register_component("data_loader", _LOADER)
+        self.register_component("data_loader", loader)
         if profile is None:  # Not even the default profile may reach a site that names none.
             self.set_config_variable("config_file", os.devnull)
             self.set_config_variable("credentials_file", os.devnull)
@@ -225,7 +219,7 @@ class Clients:
     def paging(self, service: str, operation: str) -> dict[str, Any] | None:
         """How botocore describes that the listing is paged, or None where it does not."""
         try:
-            found: dict[str, Any] = _LOADER.load_service_model(service, "paginators-1")["pagination"]
+            found: dict[str, Any] = LOADER.load_service_model(service, "paginators-1")["pagination"]
         except BotoCoreError:
             return None
         return found.get(operation)
@@ -258,7 +252,8 @@ class Clients:
         if settings.profile is None and not settings.keyed:
             what = "neither a profile nor a credentials reference is given"
             raise DrpilotError("no-credentials", site=settings.name, what=what)
-        session = _Session(None if settings.keyed else settings.profile, self._environment)
+        loader = loader_for(self.dialect.protocols)
+        session = _Session(None if settings.keyed else settings.profile, self._environment, loader)
         # For the clients botocore makes itself to fetch credentials (assumed roles); endpoints as the profile
         # says.
         session.set_default_client_config(self._config("sts", custom=False, fetching=True))

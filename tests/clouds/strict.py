@@ -125,11 +125,11 @@ class Strict:
         asked = {name: value for name, value in given.items() if name not in _SIGNING}
         self.calls.append((action, asked))
         if action not in self.known:
-            return _refused("InvalidAction", f"no such action {action}")
+            return _refused(f"Failed to find corresponding class mapping for element: {action}")
         unknown = [name for name in asked if re.sub(r"\.\d+", ".#", name) not in self.known[action]]
         if unknown:
             wrong = "\n".join(f"{name} = {asked[name]}" for name in unknown)
-            return _refused("BindingException", f"Failed to bind the following fields:\n{wrong}")
+            return _refused(f"Failed to bind the following fields:\n{wrong}")
         answer = self.answers.get(action, "<return>true</return>")
         if isinstance(answer, bytes):
             return answer
@@ -140,9 +140,10 @@ class Strict:
         return [given for name, given in self.calls if name == action]
 
 
-def _refused(code: str, message: str) -> bytes:
-    body = f"<Response><Errors><Error><Code>{code}</Code><Message>{message}</Message></Error></Errors></Response>"
-    return response(body, 400)
+def _refused(message: str) -> bytes:
+    """A request that never reached a service, in the words of the real one."""
+    body = f"<Error><Code>400 Bad Request</Code><Message>{message}</Message></Error>"
+    return response(f"<Response><Errors>{body}</Errors></Response>", 400, kind="text/plain; charset=UTF-8")
 
 
 @contextmanager

@@ -214,6 +214,7 @@ def test_the_strict_cloud_would_refuse_it(tmp_path: Path, deep: bool) -> None:
                 "ec2", "RegisterImage", {"Name": "image", **(mapping if deep else {"EnaSupport": True})}
             )
     assert "Failed to bind the following fields" in caught.value.message
+    assert (caught.value.code, caught.value.happened) == ("UnknownParameter", "no")
 
 
 @pytest.mark.parametrize(
@@ -391,6 +392,7 @@ def test_each_service_has_its_path_below_the_one_front_end(
         f"{s3}/images/a/b.manifest.xml",
     ]
     assert all("authorization" in one.headers for one in heard)
+    assert all(b"Action=" in one.body for one in heard[:5])  # Query, CloudWatch too: no JSON, no CBOR
     assert all("/eucalyptus/" in one.headers["authorization"] for one in heard[:5])
 
 
