@@ -8,18 +8,85 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from drpilot.clouds.dialect import AWS, Dialect, Mark, Probe
-from drpilot.clouds.eucalyptus import (
-    DNS_NAMES,
-    GRAMMAR_3_4,
-    GRAMMAR_4_4,
-    GRAMMAR_5,
-    PATHS_3,
-    PATHS_4,
-    RATES,
-    REPLIES,
-)
+from drpilot.clouds.eucalyptus import GRAMMAR_3_4, GRAMMAR_4_4, GRAMMAR_5
+from drpilot.clouds.limits import Rate
 
 __all__ = ["DIALECTS", "EUCALYPTUS_3_4", "EUCALYPTUS_4_4", "EUCALYPTUS_5"]
+
+_PATHS_4: Mapping[str, str] = {
+    "autoscaling": "/services/AutoScaling",
+    "bootstrap": "/services/Empyrean",
+    "cloudwatch": "/services/CloudWatch",
+    "ec2": "/services/compute",
+    "elb": "/services/LoadBalancing",
+    "iam": "/services/Euare",
+    "route53": "/services/Route53",
+    "s3": "/services/objectstorage",
+    "sts": "/services/Tokens",
+}
+"""Service → path below `https://HOST:8773` in 4.x and 5.x; 5.x alone has Route 53."""
+
+_PATHS_3: Mapping[str, str] = {**_PATHS_4, "ec2": "/services/Eucalyptus", "s3": "/services/Walrus"}
+"""The same in 3.x."""
+
+_DNS_NAMES: Mapping[str, str] = {
+    "autoscaling": "autoscaling",
+    "bootstrap": "bootstrap",
+    "cloudwatch": "monitoring",
+    "ec2": "ec2",
+    "elb": "elasticloadbalancing",
+    "iam": "iam",
+    "route53": "route53",
+    "s3": "s3",
+    "sts": "sts",
+}
+"""Service → the name `{service}` stands for in `https://{service}.DOMAIN:8773`, in 4.x and later."""
+
+_RATES: Mapping[str, Rate] = {
+    "ec2:changing": Rate(20, 5),
+    "ec2:reading": Rate(50, 20),
+    "ec2:unfiltered": Rate(20, 5),
+    "ec2:CreateVolume": Rate(10, 2),
+    "ec2:CreateSnapshot": Rate(5, 1),
+    "ec2:RunInstances": Rate(5, 2),
+}
+"""Our own restraint: a private cloud has one front end and publishes no quota of requests."""
+
+_REPLIES: Mapping[str, str] = {
+    "autoscaling:PutScalingPolicy": "PolicyARN",
+    "ec2:AllocateAddress": "PublicIp",
+    "ec2:AttachVolume": "VolumeId",
+    "ec2:BundleInstance": "BundleTask.BundleId",
+    "ec2:CreateImage": "ImageId",
+    "ec2:CreateInternetGateway": "InternetGateway.InternetGatewayId",
+    "ec2:CreateKeyPair": "KeyName",
+    "ec2:CreateLaunchTemplate": "LaunchTemplate.LaunchTemplateId",
+    "ec2:CreateNatGateway": "NatGateway.NatGatewayId",
+    "ec2:CreateNetworkAcl": "NetworkAcl.NetworkAclId",
+    "ec2:CreateNetworkInterface": "NetworkInterface.NetworkInterfaceId",
+    "ec2:CreateRouteTable": "RouteTable.RouteTableId",
+    "ec2:CreateSecurityGroup": "GroupId",
+    "ec2:CreateSnapshot": "SnapshotId",
+    "ec2:CreateSubnet": "Subnet.SubnetId",
+    "ec2:CreateVolume": "VolumeId",
+    "ec2:CreateVpc": "Vpc.VpcId",
+    "ec2:ImportInstance": "ConversionTask.ConversionTaskId",
+    "ec2:ImportKeyPair": "KeyName",
+    "ec2:ImportVolume": "ConversionTask.ConversionTaskId",
+    "ec2:RegisterImage": "ImageId",
+    "ec2:RunInstances": "Instances[].InstanceId",
+    "elb:CreateLoadBalancer": "DNSName",
+    "iam:UploadSigningCertificate": "Certificate.CertificateId",
+    "s3:CompleteMultipartUpload": "ETag",
+    "s3:CopyObject": "CopyObjectResult.ETag",
+    "s3:CreateMultipartUpload": "UploadId",
+    "s3:PutObject": "ETag",
+    "s3:UploadPart": "ETag",
+    "s3:UploadPartCopy": "CopyPartResult.ETag",
+    "sts:AssumeRole": "Credentials.AccessKeyId",
+    "sts:GetSessionToken": "Credentials.AccessKeyId",
+}
+"""What an answer must hold (JMESPath); without it nothing happened: a stub's 200 is no success."""
 
 _ABLE_3_4 = frozenset(
     {
@@ -115,16 +182,16 @@ EUCALYPTUS_3_4 = Dialect(
     probes=_PROBES_3_4,
     tokens=frozenset({"ec2:RunInstances"}),
     settle_s=10.0,
-    rates=RATES,
+    rates=_RATES,
     page_sizes={"autoscaling:DescribeAutoScalingGroups": 100},
     unpaged_with=_UNPAGED,
     read_default_s=20.0,
     read_timeout_s=_READ_TIMEOUT_S,
     grammar=GRAMMAR_3_4,
-    replies=REPLIES,
+    replies=_REPLIES,
     marks=_MARKS,
     described=_DESCRIBED,
-    paths=PATHS_3,
+    paths=_PATHS_3,
     signatures={"s3": "s3"},
     protocols=_PROTOCOLS,
     identity="owner",
@@ -136,17 +203,17 @@ EUCALYPTUS_4_4 = Dialect(
     probes=_PROBES_4_4,
     tokens=frozenset({"ec2:CreateNatGateway", "ec2:RunInstances"}),
     settle_s=10.0,
-    rates=RATES,
+    rates=_RATES,
     page_sizes=_PAGES_4_4,
     unpaged_with=_UNPAGED,
     read_default_s=20.0,
     read_timeout_s=_READ_TIMEOUT_S,
     grammar=GRAMMAR_4_4,
-    replies=REPLIES,
+    replies=_REPLIES,
     marks=_MARKS,
     described=_DESCRIBED,
-    paths=PATHS_4,
-    names=DNS_NAMES,
+    paths=_PATHS_4,
+    names=_DNS_NAMES,
     signatures={"s3": "s3v4"},
     protocols=_PROTOCOLS,
 )
@@ -157,17 +224,17 @@ EUCALYPTUS_5 = Dialect(
     probes=_PROBES_5,
     tokens=frozenset({"ec2:CreateLaunchTemplate", "ec2:CreateNatGateway", "ec2:RunInstances"}),
     settle_s=10.0,
-    rates=RATES,
+    rates=_RATES,
     page_sizes={**_PAGES_4_4, "ec2:DescribeLaunchTemplates": 100},
     unpaged_with=_UNPAGED,
     read_default_s=20.0,
     read_timeout_s=_READ_TIMEOUT_S,
     grammar=GRAMMAR_5,
-    replies=REPLIES,
+    replies=_REPLIES,
     marks=_MARKS,
     described={name: member for name, member in _DESCRIBED.items() if member != "Snapshots"},
-    paths=PATHS_4,
-    names=DNS_NAMES,
+    paths=_PATHS_4,
+    names=_DNS_NAMES,
     signatures={"s3": "s3v4"},
     protocols=_PROTOCOLS,
 )

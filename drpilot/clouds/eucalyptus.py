@@ -4,109 +4,23 @@ Eucalyptus refuses unknown parameters by default, has no DryRun (a lenient site 
 the call out), and answers some operations with 200 and no effect. What stands here comes from its message
 classes and services: github.com/eucalyptus/eucalyptus, branches maint-3.4 and maint-4.4, and
 github.com/sjones4/eucalyptus, branch maint-5; not from calls to a running cloud. Parameters are written in
-botocore's words.
+botocore's words. A field that a class has and the version makes no use of (the subnet of a 3.4, say) is left out:
+what is asked for in vain is refused.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from drpilot.clouds.grammar import Grammar
-from drpilot.clouds.limits import Rate
 
-__all__ = [
-    "DNS_NAMES",
-    "GRAMMAR_3_4",
-    "GRAMMAR_4_4",
-    "GRAMMAR_5",
-    "PATHS_3",
-    "PATHS_4",
-    "RATES",
-    "REPLIES",
-]
+__all__ = ["GRAMMAR_3_4", "GRAMMAR_4_4", "GRAMMAR_5"]
 
 _NOT_THERE = "this version has no such operation"
 _STUB = "there it answers success and does nothing"
 
-PATHS_4: Mapping[str, str] = {
-    "autoscaling": "/services/AutoScaling",
-    "bootstrap": "/services/Empyrean",
-    "cloudwatch": "/services/CloudWatch",
-    "ec2": "/services/compute",
-    "elb": "/services/LoadBalancing",
-    "iam": "/services/Euare",
-    "route53": "/services/Route53",
-    "s3": "/services/objectstorage",
-    "sts": "/services/Tokens",
-}
-"""Service → path below `https://HOST:8773` in 4.x and 5.x; 5.x alone has Route 53."""
-
-PATHS_3: Mapping[str, str] = {**PATHS_4, "ec2": "/services/Eucalyptus", "s3": "/services/Walrus"}
-"""The same in 3.x."""
-
-DNS_NAMES: Mapping[str, str] = {
-    "autoscaling": "autoscaling",
-    "bootstrap": "bootstrap",
-    "cloudwatch": "monitoring",
-    "ec2": "ec2",
-    "elb": "elasticloadbalancing",
-    "iam": "iam",
-    "route53": "route53",
-    "s3": "s3",
-    "sts": "sts",
-}
-"""Service → the name `{service}` stands for in `https://{service}.DOMAIN:8773`, in 4.x and later."""
-
-RATES: Mapping[str, Rate] = {
-    "ec2:changing": Rate(20, 5),
-    "ec2:reading": Rate(50, 20),
-    "ec2:unfiltered": Rate(20, 5),
-    "ec2:CreateVolume": Rate(10, 2),
-    "ec2:CreateSnapshot": Rate(5, 1),
-    "ec2:RunInstances": Rate(5, 2),
-}
-"""Our own restraint: a private cloud has one front end and publishes no quota of requests."""
-
-REPLIES: Mapping[str, str] = {
-    "autoscaling:PutScalingPolicy": "PolicyARN",
-    "ec2:AllocateAddress": "PublicIp",
-    "ec2:AttachVolume": "VolumeId",
-    "ec2:BundleInstance": "BundleTask.BundleId",
-    "ec2:CreateImage": "ImageId",
-    "ec2:CreateInternetGateway": "InternetGateway.InternetGatewayId",
-    "ec2:CreateKeyPair": "KeyName",
-    "ec2:CreateLaunchTemplate": "LaunchTemplate.LaunchTemplateId",
-    "ec2:CreateNatGateway": "NatGateway.NatGatewayId",
-    "ec2:CreateNetworkAcl": "NetworkAcl.NetworkAclId",
-    "ec2:CreateNetworkInterface": "NetworkInterface.NetworkInterfaceId",
-    "ec2:CreateRouteTable": "RouteTable.RouteTableId",
-    "ec2:CreateSecurityGroup": "GroupId",
-    "ec2:CreateSnapshot": "SnapshotId",
-    "ec2:CreateSubnet": "Subnet.SubnetId",
-    "ec2:CreateVolume": "VolumeId",
-    "ec2:CreateVpc": "Vpc.VpcId",
-    "ec2:ImportInstance": "ConversionTask.ConversionTaskId",
-    "ec2:ImportKeyPair": "KeyName",
-    "ec2:ImportVolume": "ConversionTask.ConversionTaskId",
-    "ec2:RegisterImage": "ImageId",
-    "ec2:RunInstances": "Instances[].InstanceId",
-    "elb:CreateLoadBalancer": "DNSName",
-    "iam:UploadSigningCertificate": "Certificate.CertificateId",
-    "s3:CompleteMultipartUpload": "ETag",
-    "s3:CopyObject": "CopyObjectResult.ETag",
-    "s3:CreateMultipartUpload": "UploadId",
-    "s3:PutObject": "ETag",
-    "s3:UploadPart": "ETag",
-    "s3:UploadPartCopy": "CopyPartResult.ETag",
-    "sts:AssumeRole": "Credentials.AccessKeyId",
-    "sts:GetSessionToken": "Credentials.AccessKeyId",
-}
-"""What an answer must hold (JMESPath); without it nothing happened: a stub's 200 is no success."""
-
 _MAPPINGS = """
     BlockDeviceMappings.DeviceName BlockDeviceMappings.VirtualName BlockDeviceMappings.NoDevice
     BlockDeviceMappings.Ebs.SnapshotId BlockDeviceMappings.Ebs.VolumeSize
-    BlockDeviceMappings.Ebs.DeleteOnTermination BlockDeviceMappings.Ebs.VolumeType BlockDeviceMappings.Ebs.Iops
+    BlockDeviceMappings.Ebs.DeleteOnTermination
 """.replace("\n", " ")
 _RULES = """
     IpPermissions.IpProtocol IpPermissions.FromPort IpPermissions.ToPort IpPermissions.IpRanges.CidrIp
@@ -152,11 +66,13 @@ _EC2_3_4 = f"""
     DisassociateAddress PublicIp
     GetConsoleOutput InstanceId
     ImportKeyPair KeyName PublicKeyMaterial
-    ModifyImageAttribute ImageId Attribute OperationType UserIds UserGroups LaunchPermission.* Description.Value
+    ModifyImageAttribute ImageId Attribute OperationType UserIds UserGroups Description.Value
+    ModifyImageAttribute LaunchPermission.Add.UserId LaunchPermission.Add.Group
+    ModifyImageAttribute LaunchPermission.Remove.UserId LaunchPermission.Remove.Group
     ModifyInstanceAttribute InstanceId InstanceType.Value Kernel.Value Ramdisk.Value UserData.Value
     ModifyInstanceAttribute BlockDeviceMappings.DeviceName BlockDeviceMappings.Ebs.VolumeId
     ModifyInstanceAttribute BlockDeviceMappings.Ebs.DeleteOnTermination
-    ModifySnapshotAttribute SnapshotId Attribute OperationType UserIds GroupNames CreateVolumePermission.*
+    ModifySnapshotAttribute SnapshotId Attribute OperationType UserIds CreateVolumePermission.*
     MonitorInstances InstanceIds
     RebootInstances InstanceIds
     RegisterImage ImageLocation Name Description Architecture KernelId RamdiskId RootDeviceName
@@ -166,8 +82,8 @@ _EC2_3_4 = f"""
     ResetSnapshotAttribute SnapshotId Attribute
     RevokeSecurityGroupIngress GroupId GroupName IpProtocol FromPort ToPort CidrIp {_RULES}
     RunInstances ImageId MinCount MaxCount KeyName SecurityGroups SecurityGroupIds UserData InstanceType
-    RunInstances KernelId RamdiskId Placement.AvailabilityZone Placement.GroupName Placement.Tenancy
-    RunInstances Monitoring.Enabled SubnetId DisableApiTermination InstanceInitiatedShutdownBehavior
+    RunInstances KernelId RamdiskId Placement.AvailabilityZone Placement.GroupName
+    RunInstances Monitoring.Enabled DisableApiTermination InstanceInitiatedShutdownBehavior
     RunInstances PrivateIpAddress ClientToken IamInstanceProfile.Arn IamInstanceProfile.Name EbsOptimized
     RunInstances AdditionalInfo {_MAPPINGS}
     StartInstances InstanceIds
@@ -182,6 +98,7 @@ _EC2_4_4 = f"""
     AssociateAddress AllocationId NetworkInterfaceId PrivateIpAddress AllowReassociation
     AssociateRouteTable RouteTableId SubnetId
     AttachInternetGateway InternetGatewayId VpcId
+    AttachNetworkInterface NetworkInterfaceId InstanceId DeviceIndex
     AuthorizeSecurityGroupEgress GroupId {_RULES}
     CancelConversionTask ConversionTaskId ReasonMessage
     CreateInternetGateway
@@ -230,20 +147,22 @@ _EC2_4_4 = f"""
     ModifyNetworkInterfaceAttribute NetworkInterfaceId Groups Description.Value SourceDestCheck.Value Attachment.*
     ModifySubnetAttribute SubnetId MapPublicIpOnLaunch.Value
     ModifyVpcAttribute VpcId EnableDnsHostnames.Value EnableDnsSupport.Value
-    RegisterImage SriovNetSupport BlockDeviceMappings.Ebs.Encrypted
+    RegisterImage SriovNetSupport BlockDeviceMappings.Ebs.VolumeType BlockDeviceMappings.Ebs.Iops
     ReleaseAddress AllocationId
     ReplaceRouteTableAssociation AssociationId RouteTableId
     RevokeSecurityGroupEgress GroupId {_RULES}
-    RunInstances BlockDeviceMappings.Ebs.Encrypted
+    RunInstances SubnetId Placement.Tenancy BlockDeviceMappings.Ebs.VolumeType BlockDeviceMappings.Ebs.Iops
     RunInstances NetworkInterfaces.NetworkInterfaceId NetworkInterfaces.DeviceIndex NetworkInterfaces.SubnetId
     RunInstances NetworkInterfaces.Description NetworkInterfaces.PrivateIpAddress NetworkInterfaces.Groups
     RunInstances NetworkInterfaces.DeleteOnTermination NetworkInterfaces.PrivateIpAddresses.*
     RunInstances NetworkInterfaces.SecondaryPrivateIpAddressCount NetworkInterfaces.AssociatePublicIpAddress
-    StartInstances AdditionalInfo
 """
 
 _EC2_5 = """
-    CreateLaunchTemplate LaunchTemplateName LaunchTemplateData.* VersionDescription ClientToken
+    CreateLaunchTemplate LaunchTemplateName VersionDescription ClientToken LaunchTemplateData.ImageId
+    CreateLaunchTemplate LaunchTemplateData.InstanceType LaunchTemplateData.KeyName LaunchTemplateData.UserData
+    CreateLaunchTemplate LaunchTemplateData.SecurityGroupIds LaunchTemplateData.IamInstanceProfile.Arn
+    CreateLaunchTemplate LaunchTemplateData.IamInstanceProfile.Name LaunchTemplateData.Placement.AvailabilityZone
     CreateSnapshot TagSpecifications.*
     CreateVolume KmsKeyId TagSpecifications.*
     DeleteLaunchTemplate LaunchTemplateId LaunchTemplateName
@@ -254,7 +173,7 @@ _EC2_5 = """
 _AUTOSCALING_3_4 = """
     CreateAutoScalingGroup AutoScalingGroupName LaunchConfigurationName MinSize MaxSize DesiredCapacity
     CreateAutoScalingGroup DefaultCooldown AvailabilityZones LoadBalancerNames HealthCheckType
-    CreateAutoScalingGroup HealthCheckGracePeriod PlacementGroup VPCZoneIdentifier TerminationPolicies Tags.*
+    CreateAutoScalingGroup HealthCheckGracePeriod TerminationPolicies Tags.*
     CreateLaunchConfiguration LaunchConfigurationName ImageId KeyName SecurityGroups UserData InstanceType
     CreateLaunchConfiguration KernelId RamdiskId BlockDeviceMappings.DeviceName BlockDeviceMappings.VirtualName
     CreateLaunchConfiguration BlockDeviceMappings.Ebs.SnapshotId BlockDeviceMappings.Ebs.VolumeSize
@@ -278,19 +197,20 @@ _AUTOSCALING_3_4 = """
     TerminateInstanceInAutoScalingGroup InstanceId ShouldDecrementDesiredCapacity
     UpdateAutoScalingGroup AutoScalingGroupName LaunchConfigurationName MinSize MaxSize DesiredCapacity
     UpdateAutoScalingGroup DefaultCooldown AvailabilityZones HealthCheckType HealthCheckGracePeriod
-    UpdateAutoScalingGroup PlacementGroup VPCZoneIdentifier TerminationPolicies
+    UpdateAutoScalingGroup TerminationPolicies
 """
 
 _AUTOSCALING_4_4 = """
-    CreateAutoScalingGroup NewInstancesProtectedFromScaleIn
+    AttachInstances AutoScalingGroupName InstanceIds
+    CreateAutoScalingGroup VPCZoneIdentifier
     CreateLaunchConfiguration AssociatePublicIpAddress
-    UpdateAutoScalingGroup NewInstancesProtectedFromScaleIn
+    DetachInstances AutoScalingGroupName InstanceIds ShouldDecrementDesiredCapacity
+    UpdateAutoScalingGroup VPCZoneIdentifier
 """
 
 _ELB_3_4 = """
-    ApplySecurityGroupsToLoadBalancer LoadBalancerName SecurityGroups
     ConfigureHealthCheck LoadBalancerName HealthCheck.*
-    CreateLoadBalancer LoadBalancerName Listeners.* AvailabilityZones Subnets SecurityGroups Scheme
+    CreateLoadBalancer LoadBalancerName Listeners.* AvailabilityZones Scheme
     CreateLoadBalancerListeners LoadBalancerName Listeners.*
     DeleteLoadBalancer LoadBalancerName
     DeleteLoadBalancerListeners LoadBalancerName LoadBalancerPorts
@@ -304,17 +224,21 @@ _ELB_3_4 = """
 
 _ELB_4_4 = """
     AddTags LoadBalancerNames Tags.*
+    ApplySecurityGroupsToLoadBalancer LoadBalancerName SecurityGroups
     AttachLoadBalancerToSubnets LoadBalancerName Subnets
-    CreateLoadBalancer Tags.*
+    CreateLoadBalancer Subnets SecurityGroups Tags.*
     DescribeLoadBalancerAttributes LoadBalancerName
     DescribeTags LoadBalancerNames
     DetachLoadBalancerFromSubnets LoadBalancerName Subnets
-    ModifyLoadBalancerAttributes LoadBalancerName LoadBalancerAttributes.*
+    ModifyLoadBalancerAttributes LoadBalancerName LoadBalancerAttributes.CrossZoneLoadBalancing.Enabled
+    ModifyLoadBalancerAttributes LoadBalancerAttributes.ConnectionDraining.*
+    ModifyLoadBalancerAttributes LoadBalancerAttributes.ConnectionSettings.*
     RemoveTags LoadBalancerNames Tags.*
 """
 
 _CLOUDWATCH = """
     DeleteAlarms AlarmNames
+    DescribeAlarmHistory AlarmName HistoryItemType StartDate EndDate MaxRecords NextToken
     DescribeAlarms AlarmNames AlarmNamePrefix StateValue ActionPrefix MaxRecords NextToken
     DescribeAlarmsForMetric MetricName Namespace Statistic Dimensions.* Period Unit
     DisableAlarmActions AlarmNames
@@ -344,6 +268,7 @@ _IAM = """
     ListRoles PathPrefix Marker MaxItems
     ListServerCertificates PathPrefix Marker MaxItems
     ListSigningCertificates UserName Marker MaxItems
+    UpdateSigningCertificate UserName CertificateId Status
     UploadSigningCertificate UserName CertificateBody
 """
 
