@@ -259,6 +259,7 @@ AWS = Dialect(
             "ec2:RegisterImage",
             "elb",
             "elbv2",
+            "ena",
             "iam",
             "kms",
             "launch-configuration",
