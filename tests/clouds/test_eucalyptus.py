@@ -330,10 +330,6 @@ def test_owners_that_differ_tell_no_account(tmp_path: Path) -> None:
 @every_version
 def test_probing_asks_only_what_reads(cloud: str, tmp_path: Path) -> None:
     """No stub, no DryRun, no change: a classic cloud shows itself as one, an unknown service as missing."""
-
-    def script(heard: Heard, _: int) -> bytes:
-        return response("<X><Error><Code>InvalidAction</Code></Error></X>", 400)
-
     with strict(cloud, tmp_path) as (site, cloudside):
         found = site.probe()
         assert not any(site.dialect.changes("ec2", action) for action, _ in cloudside.calls if action)
