@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from queue import Empty, Queue
 from threading import Thread
@@ -11,23 +13,35 @@ from threading import Thread
 from drpilot.actions.catalogue import CATALOGUE
 from drpilot.base.clock import Chance, Clock, RealClock
 from drpilot.base.errors import DrpilotError
-from drpilot.clouds.credentials import CredentialsReference
-from drpilot.clouds.dialect import AWS, DIALECTS
-from drpilot.clouds.failures import as_drpilot_error
+from drpilot.base.log import Secret
+from drpilot.clouds.credentials import CredentialsReference, Keys, read_text
+from drpilot.clouds.detection import detect
+from drpilot.clouds.dialects import DIALECTS
+from drpilot.clouds.failures import NoEndpoint, as_drpilot_error
+from drpilot.clouds.login import ACTIONS, Login, log_in
 from drpilot.clouds.session import Clients
 from drpilot.clouds.session import SiteSettings as CloudSettings
 from drpilot.clouds.site import BotoSite, Ways
 from drpilot.clouds.witness import S3Witness
 from drpilot.domain.ports import CloudError, Site, Witness
 from drpilot.engine.context import World
-from drpilot.inventory import configuration
+from drpilot.inventory import configuration, euca2ools
 from drpilot.inventory.configuration import Configuration, SiteSettings
 from drpilot.journal.database import Database
 from drpilot.journal.holder import present_holder
 from drpilot.journal.journal import Journal
 from drpilot.services.house import SPOKEN, House, Look
 
-__all__ = ["Sites", "home_of", "open_house", "slots_of", "told"]
+__all__ = [
+    "Sites",
+    "cloud_settings",
+    "home_of",
+    "kind_of",
+    "login_by_password",
+    "open_house",
+    "slots_of",
+    "told",
+]
 
 _REFUSALS = (*SPOKEN, "no-credentials")
 
@@ -42,21 +56,93 @@ def home_of(*, lab: bool) -> Path:
     return configuration.lab_home() if lab else configuration.home()
 
 
-def cloud_settings(site: SiteSettings) -> CloudSettings:
-    """The configuration's words for a site as the clouds room takes them."""
-    reference = (
-        CredentialsReference(site.credentials.kind, site.credentials.value) if site.credentials else None
-    )
-    return CloudSettings(
+def cloud_settings(site: SiteSettings, environment: Mapping[str, str] | None = None) -> CloudSettings:
+    """The configuration's words for a site as the clouds room takes them.
+
+    The ini files of euca2ools are read here, each time a site is opened. Where they lead nowhere, the error comes
+    with the first call, as any other missing credential does: a site that is lost must not stop the other one.
+    """
+    given = CloudSettings(
         name=site.name,
         cloud=site.cloud,
-        region=site.region,
+        region=site.region or configuration.EUCALYPTUS_REGION,
         account=site.account or None,
         profile=site.profile,
         endpoints=dict(site.endpoints),
-        credentials=reference,
+        credentials=_reference(site.credentials),
         ca_bundle=site.ca_bundle,
+        verify=site.verify is not False,
+        login=_login(site),
     )
+    if site.euca2ools is None:
+        return given
+    try:
+        found = euca2ools.resolve(site.euca2ools, environment)
+    except DrpilotError as error:
+        refused = error
+
+        def refuse() -> Keys:
+            raise refused
+
+        return replace(given, keys=refuse)
+    verify = found.verify or site.ca_bundle is not None if site.verify is None else site.verify
+    return replace(
+        given,
+        region=site.region or found.region_name,
+        endpoints={**found.endpoints, **site.endpoints},
+        keys=lambda: Keys(found.key_id, Secret(found.secret)),
+        verify=verify or found.is_aws,
+        signatures={"s3": "s3v4"} if found.s3_sigv4 else {},
+    )
+
+
+def _reference(given: configuration.Credentials | None) -> CredentialsReference | None:
+    return CredentialsReference(given.kind, given.value) if given is not None else None
+
+
+def _login(site: SiteSettings) -> Login | None:
+    if site.login is None:
+        return None
+    action = ACTIONS.get(site.cloud, "GetAccessToken")
+    return Login(
+        site.login.account, site.login.user, Path(site.login.file), _reference(site.login.password), action
+    )
+
+
+def login_by_password(site: SiteSettings, password: str | None) -> str:
+    """Log in to a site and keep the temporary keys; gives when they end (RFC 3339).
+
+    `password` is None where the site says by itself where it comes from. Raises DrpilotError (login-refused,
+    password-expired, no-credentials, unreachable).
+    """
+    settings = cloud_settings(site)
+    login = settings.login
+    if login is None:
+        what = f"site {site.name} has no login by password"
+        raise DrpilotError("usage", what=what, hint=f"drpilot site check {site.name}")
+    if password is None:
+        if login.password is None:
+            raise DrpilotError("login-ended", site=site.name, what="no password was given")
+        password = read_text(site.name, login.password, os.environ).strip("\r\n")
+    try:
+        service = Clients(settings).token_service()
+    except NoEndpoint as error:
+        raise DrpilotError("wrong-value", what=str(error), hint="give endpoints: {sts: URL}") from None
+    return str(log_in(site.name, login, Secret(password), service).expires)
+
+
+def kind_of(site: SiteSettings) -> str:
+    """The dialect a site speaks, asked of the site itself where its ini file does not lead to AWS.
+
+    Raises DrpilotError: what stands in the way, or `usage` where the answers tell nothing.
+    """
+    if site.euca2ools is not None and euca2ools.resolve(site.euca2ools).is_aws:
+        return "aws"
+
+    def opened(kind: str) -> BotoSite:
+        return BotoSite(Clients(cloud_settings(replace(site, cloud=kind, account=""))), Ways(reaching=1))
+
+    return detect(opened)
 
 
 def slots_of(site: SiteSettings) -> Mapping[str, int]:
@@ -151,6 +237,11 @@ class Sites:
         )
 
 
+def _settle_s(settings: Configuration) -> float:
+    """How long a fresh thing may stay invisible on the slowest of the sites."""
+    return max((DIALECTS[site.cloud].settle_s for site in settings.sites.values()), default=0.0)
+
+
 def open_house(
     *,
     lab: bool,
@@ -177,7 +268,7 @@ def open_house(
     return House(
         journal=journal,
         configuration=settings,
-        world=World(site, sites.witness, settle_s=1.0 if lab else AWS.settle_s),
+        world=World(site, sites.witness, settle_s=1.0 if lab else _settle_s(settings)),
         probe=sites.probe,
         catalogue=CATALOGUE,
         clock=clock,

@@ -174,7 +174,7 @@ class Register(Action[InstanceInput, ImageOutput]):
                 "Architecture": instance.architecture,
                 "RootDeviceName": instance.root_device,
                 "VirtualizationType": "hvm",
-                "EnaSupport": True,
+                **({"EnaSupport": True} if "ena" in target.capabilities else {}),
                 "BlockDeviceMappings": [{"DeviceName": instance.root_device, "Ebs": ebs}],
                 "TagSpecifications": [specification("image", tags)],
             }

@@ -27,7 +27,7 @@ from drpilot.domain.ports import (
 
 __all__ = ["Isolation"]
 
-_UNKNOWN = ("InvalidAction", "UnknownOperationException")
+_UNKNOWN = ("InvalidAction", "UnknownOperationException", "Unsupported")
 _LEAST = 6
 
 

@@ -14,9 +14,11 @@ from pydantic import Field
 from drpilot.actions import scaling
 from drpilot.actions.carry import volume_settings
 from drpilot.actions.members import member, scaling_of, tier_of
+from drpilot.actions.unmarked import Trace, Wanted, trace
 from drpilot.actions.views import (
     made_here,
     specification,
+    tag_list,
     tagged,
     tags_of,
     visible,
@@ -29,6 +31,7 @@ from drpilot.domain.point import Replica
 from drpilot.domain.ports import (
     Action,
     Answer,
+    CloudError,
     Context,
     Done,
     Effect,
@@ -125,7 +128,8 @@ class VolumesOutput(Model):
 class Restore(Action[RestoreInput, VolumesOutput]):
     """Create the tier's volumes from the point, in the zone of its standby.
 
-    CreateVolume takes a ClientToken; each volume has its own. Type, IOPS, throughput and encryption are
+    CreateVolume takes a ClientToken; each volume has its own. Where it takes none and no tags either, what a lost
+    reply has made is known by what was asked for (unmarked.py). Type, IOPS, throughput and encryption are
     carried. A scaling tier gets the point's image into its launch template instead. The standby is
     promoted from here on, which the lifecycle allows only under a recorded fence verdict.
     """
@@ -157,21 +161,67 @@ class Restore(Action[RestoreInput, VolumesOutput]):
             scaling.build_template(ctx, tier, image)
             scaling.build_group(ctx, tier, image)
             return visible(self.observe, ctx, given)
-        standing, made = standbys(ctx, tier), self._made(ctx)
-        for key, replica in _replicas(ctx, tier, given.point).items():
-            instance = standing.get(str(replica.facts["instance"]))
-            if key in made or instance is None:
+        made = self._made(ctx)
+        for key, replica, zone in self._wanted(ctx, tier, given.point):
+            if key in made:
                 continue
             tags = ctx.tags(tier=tier.name, member=key, point=given.point, restored=given.point)
+            lost = self._trace(ctx, replica, zone)
+            if lost is not None and lost.kind == "made":
+                site.call("ec2", "CreateTags", {"Resources": list(lost.ids), "Tags": tag_list(tags)})
+                continue
             params: Json = {
                 "SnapshotId": replica.id,
-                "AvailabilityZone": instance["Placement"]["AvailabilityZone"],
+                "AvailabilityZone": zone,
                 "Size": replica.size_gib,
                 **volume_settings(replica.facts),
                 "TagSpecifications": [specification("volume", tags)],
             }
             site.call("ec2", "CreateVolume", params, token=ctx.sub(key))
         return visible(self.observe, ctx, given)
+
+    @staticmethod
+    def _wanted(ctx: Context, tier: Tier, point: str) -> list[tuple[str, Replica, str]]:
+        """Volume key, its snapshot's replica, and the zone of the standby it is for."""
+        standing = standbys(ctx, tier)
+        found = []
+        for key, replica in _replicas(ctx, tier, point).items():
+            instance = standing.get(str(replica.facts["instance"]))
+            if instance is not None:
+                found.append((key, replica, str(instance["Placement"]["AvailabilityZone"])))
+        return found
+
+    @staticmethod
+    def _trace(ctx: Context, replica: Replica, zone: str) -> Trace | None:
+        """What became of a call that left no mark; None where the cloud knows the token of CreateVolume.
+
+        StepFailed (conflict) where several volumes could be the one.
+        """
+        site = ctx.site("target")
+        if "ec2:CreateVolume:token" in site.capabilities:
+            return None
+        wanted = Wanted(replica.id, replica.size_gib, zone, ctx.intended_at)
+        listed = volumes(site, [{"Name": "snapshot-id", "Values": [replica.id]}])
+        found = trace(listed, wanted, ctx.clock.now())
+        if found.kind == "ambiguous":
+            text = f"any of {', '.join(found.ids)} may be this step's volume of {replica.id}"
+            hint = "delete those nobody needs, or tag the right one, then retry"
+            raise StepFailed(FailureClass.CONFLICT, f"{text}: {hint}", data={"volumes": list(found.ids)})
+        return found
+
+    def _settled(self, ctx: Context, tier: Tier, point: str, missing: list[str]) -> None:
+        """CloudError (transient) while a volume without a mark may be on its way: nothing is repeated before."""
+        for key, replica, zone in self._wanted(ctx, tier, point):
+            found = self._trace(ctx, replica, zone) if key in missing else None
+            if found is not None and found.kind == "unsettled":
+                raise CloudError(
+                    FailureClass.TRANSIENT,
+                    "NotSettled",
+                    f"whether a volume of {replica.id} is being made can't be told yet",
+                    happened="unknown",
+                    site=ctx.target,
+                    operation="ec2:DescribeVolumes",
+                )
 
     @staticmethod
     def _recorded(ctx: Context) -> None:
@@ -204,6 +254,7 @@ class Restore(Action[RestoreInput, VolumesOutput]):
             made, wanted = self._made(ctx), _replicas(ctx, tier, given.point)
             missing = [key for key in wanted if key not in made]
             if missing:
+                self._settled(ctx, tier, given.point, missing)
                 return Unseen(True, f"no volume for {', '.join(missing)} with this step's tags")
             if any(made[key]["State"] == "creating" for key in wanted):
                 done = sum(made[key]["State"] != "creating" for key in wanted)

@@ -69,11 +69,16 @@ _ROWS: tuple[Row, ...] = (
     Row("DRP-2114", "permission-missing", 3, "{action} is not allowed on {site}", "A DryRun of the action was refused.", "allow it in the policy of the role drpilot uses"),
     Row("DRP-2119", "freeze-missing", 3, "{program} can't be started on this host", "A tier's freeze and thaw run where the run is driven; without them its points are crash-consistent.", "install it where drpilot serve runs, or take `freeze` out of the group file"),
     Row("DRP-2120", "split-suspected", 3, "{what}", "What was seen contradicts what the journal holds about who is active: two sides may be writable. Two such looks suspect a split, and nothing begins by itself in it; two people name the side to go on with.", "drpilot fence {group} --survivor SITE --reason \"…\""),
+    Row("DRP-2115", "certificates-unchecked", 3, "{site} may show any certificate", "The site's certificate is not checked (`verify: false`, or verify-ssl = false in an ini file of euca2ools, which is its default).", "give sites.{site}.ca_bundle the cloud's certificate"),
     # 30xx credentials
     Row("DRP-3001", "credentials", 7, "{site} refuses the credentials", "The key is unknown, the secret is wrong or expired.", "check the profile or the reference in drpilot.yaml, then: drpilot site check {site}"),
     Row("DRP-3002", "no-credentials", 7, "no credentials for {site}: {what}", "The profile, variable, file or command that drpilot.yaml names gives none. AWS_* variables are not used for a named site.", "mend the reference under sites.{site}"),
     Row("DRP-3003", "wrong-account", 7, "{site} answers as account {found}, drpilot.yaml says {wanted}", "The account of a site is pinned, so that a wrong profile can't fail over the wrong world.", "use the right profile, or change sites.{site}.account after thinking"),
     Row("DRP-3004", "denied", 7, "{site} denies {action}", "The identity lacks a permission.", "allow {action} on {site}, then resume"),
+    Row("DRP-3005", "login-refused", 7, "{site} refuses the login {who}", "The account, the user or the password is wrong; the cloud does not say which.", "try again: drpilot site login {site}"),
+    Row("DRP-3006", "password-expired", 7, "the password of {who} on {site} has expired", "The cloud gives no token for an expired password.", "change it in the cloud's console, then: drpilot site login {site}"),
+    Row("DRP-3007", "login-ended", 7, "the login to {site} gives no keys: {what}", "A login by password gives temporary keys; the password itself is not kept.", "drpilot site login {site}"),
+    Row("DRP-3008", "euca-ini", 7, "euca2ools: {what}", "The ini files of euca2ools (EUCA_CONFIG_PATH, else /etc/euca2ools and ~/.euca) don't lead to an endpoint and a key.", "{hint}"),
     # 31xx reachability
     Row("DRP-3101", "unreachable", 8, "{site} can't be reached at {endpoint}", "The endpoint refuses, hangs or can't be resolved.", "drpilot site check {site}; if the site is lost: drpilot failover GROUP --reason \"…\""),
     Row("DRP-3102", "witness-unreachable", 8, "the witness can't be reached", "Without the witness nobody can be sure which side is active.", "mend the witness, or override with --break-glass \"why\""),

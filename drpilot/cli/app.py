@@ -15,7 +15,7 @@ from typer.exceptions import Abort, TyperException
 
 from drpilot.__about__ import __version__
 from drpilot.base.errors import DrpilotError
-from drpilot.cli import act, attend, look, practise, protecting, setup, steer
+from drpilot.cli import act, attend, look, practise, protecting, setup, sites, steer
 from drpilot.cli.options import framed
 from drpilot.cli.session import bug, conduct, refuse
 from drpilot.cli.terminal import Terminal
@@ -196,9 +196,9 @@ _add(app, "reprotect", act.reprotect, ANSWERS)
 
 _branch(
     "site",
-    "Sites: add, list, check",
+    "Sites: add, list, check, login",
     SET_UP,
-    {"add": setup.site_add, "list": setup.site_list, "check": setup.site_check},
+    {"add": sites.site_add, "list": sites.site_list, "check": sites.site_check, "login": sites.site_login},
 )
 _branch(
     "group",

@@ -7,6 +7,7 @@ and TERM=dumb are obeyed (no-color.org; force-color.org).
 
 from __future__ import annotations
 
+import getpass
 import os
 import shutil
 import sys
@@ -117,6 +118,16 @@ class Terminal:
             self.stderr.write("\n")
             return None
         return answer.strip()
+
+    def ask_secret(self, question: str) -> str | None:
+        """A person's answer that is not shown while it is typed; None where nobody may be asked."""
+        if not self.asks:
+            return None
+        try:
+            return getpass.getpass(question, self.stderr)
+        except EOFError:
+            self.stderr.write("\n")
+            return None
 
 
 def _can_write(stream: TextIO, text: str) -> bool:

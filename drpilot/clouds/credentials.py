@@ -22,7 +22,15 @@ from botocore.credentials import Credentials, RefreshableCredentials
 from drpilot.base.errors import DrpilotError
 from drpilot.base.log import Secret, logger
 
-__all__ = ["CredentialsReference", "Keys", "botocore_credentials", "parse_keys", "read_keys"]
+__all__ = [
+    "CredentialsReference",
+    "Keys",
+    "botocore_credentials",
+    "fixed_credentials",
+    "parse_keys",
+    "read_keys",
+    "read_text",
+]
 
 _COMMAND_TIMEOUT_S = 30.0
 
@@ -88,12 +96,23 @@ def parse_keys(text: str, site: str) -> Keys:
 
 def read_keys(site: str, reference: CredentialsReference, environment: Mapping[str, str]) -> Keys:
     """Follow the reference; raises DrpilotError `no-credentials`, which never quotes the secret."""
-    text = _READERS[reference.kind](site, reference.value, environment)
+    text = read_text(site, reference, environment)
     try:
         return parse_keys(text, site)
     except ValueError as error:
         what = f"{reference.kind} {_shown(reference)} can't be used: {error}"
         raise DrpilotError("no-credentials", site=site, what=what) from None
+
+
+def read_text(site: str, reference: CredentialsReference, environment: Mapping[str, str]) -> str:
+    """What the reference leads to, as it stands there; raises DrpilotError `no-credentials`."""
+    return _READERS[reference.kind](site, reference.value, environment)
+
+
+def fixed_credentials(keys: Keys) -> Credentials:
+    """Keys as botocore wants them, for as long as the clients live."""
+    token = keys.token.open() if keys.token else None
+    return Credentials(keys.key_id, keys.secret.open(), token, method="drpilot")
 
 
 def _shown(reference: CredentialsReference) -> str:

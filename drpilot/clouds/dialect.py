@@ -1,7 +1,7 @@
 """Dialects: what one kind of EC2-compatible cloud can do and how to talk to it, as data.
 
-A dialect is one `Dialect` value in `DIALECTS`; a new kind of cloud is one more table. Nothing here calls
-anything.
+A dialect is one `Dialect` value in `dialects.DIALECTS`; a new kind of cloud is one more table. Nothing here
+calls anything.
 
 Sources: Amazon EC2 API reference (DescribeX, MaxResults; ensuring idempotency; eventual consistency), EBS
 direct APIs reference, Elastic Load Balancing, Auto Scaling and Route 53 API references, and botocore's
@@ -13,12 +13,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
+from drpilot.clouds.grammar import Grammar
 from drpilot.clouds.limits import AWS_RATES, AWS_SLOTS, Rate
 from drpilot.domain.plain import Json
 from drpilot.domain.plan import Slot
 
-__all__ = ["AWS", "DIALECTS", "Dialect", "Probe"]
+__all__ = ["AWS", "Dialect", "Mark", "Probe"]
 
 _VERB = re.compile(r"[A-Z][a-z]+")
 
@@ -52,12 +54,27 @@ _READING = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """A harmless call that shows whether a cloud knows `capability`."""
+    """A harmless call that shows whether a cloud knows `capability`.
+
+    `proves` (JMESPath) must hold for the answer where an answer alone proves nothing.
+    """
 
     capability: str
     service: str
     operation: str
     params: Json = field(default_factory=dict)
+    proves: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """How a create call is marked where it takes no tags: `text` is the parameter that can carry words (empty
+    where none can), `kind` the resource type of the tags and `ids` (JMESPath) what to tag once it answered.
+    """
+
+    text: str
+    kind: str
+    ids: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +86,12 @@ class Dialect:
     "absent" needs looks over at least this long; `rates` are request limits and `slots` how much long work
     of a kind it does at once, without an entry as much as one likes (see limits.py); `read_timeout_s` holds the
     exceptions to `read_default_s`.
+
+    A strict cloud has a `grammar` (None: whatever botocore's model has) and `replies`, what an answer must hold
+    to count. `marks` says how a create call is marked where it takes no tags, `described` which listings can be
+    searched by that mark. `paths` and `names` make the endpoint of a service from the one of the cloud;
+    `signatures` and `protocols` are botocore's names of others than its own choice. `identity` says who tells the
+    account: STS, or the owner of a security group.
     """
 
     name: str
@@ -89,6 +112,15 @@ class Dialect:
     read_default_s: float = 10.0
     read_timeout_s: Mapping[str, float] = field(default_factory=dict)
     bucket_in_path: bool = True
+    grammar: Grammar | None = None
+    replies: Mapping[str, str] = field(default_factory=dict)
+    marks: Mapping[str, Mark] = field(default_factory=dict)
+    described: Mapping[str, str] = field(default_factory=dict)
+    paths: Mapping[str, str] = field(default_factory=dict)
+    names: Mapping[str, str] = field(default_factory=dict)
+    signatures: Mapping[str, str] = field(default_factory=dict)
+    protocols: Mapping[str, str] = field(default_factory=dict)
+    identity: Literal["sts", "owner"] = "sts"
 
     def changes(self, service: str, operation: str) -> bool:
         """Whether the operation may change something; what is not known to read only, changes."""
@@ -121,6 +153,28 @@ class Dialect:
         if any(params.get(key) for key in self.unpaged_with.get(name, ())):
             return None
         return self.page_sizes.get(name)
+
+    def refusal(self, service: str, operation: str, params: Json) -> tuple[str, str] | None:
+        """Why the call must not be sent, as code and message; None where it may."""
+        name = f"{service}:{operation}"
+        if self.grammar is None:
+            return None
+        if name not in self.grammar.known:
+            why = self.grammar.lacking.get(
+                name, "it is not among the operations drpilot knows of this version"
+            )
+            return "Unsupported", f"{self.name} has no {name}: {why}"
+        unknown = self.grammar.unknown(name, params)
+        if unknown:
+            return "UnknownParameter", f"{self.name} knows no {', '.join(unknown)} of {name}"
+        return None
+
+    def mark(self, service: str, operation: str, params: Json) -> Mark | None:
+        """How to mark what this call makes; None where it takes the tags itself, or wants none."""
+        name = f"{service}:{operation}"
+        if not params.get("TagSpecifications") or self.grammar is None:
+            return None
+        return None if self.grammar.takes(name, "TagSpecifications") else self.marks.get(name)
 
     def read_s(self, service: str) -> float:
         """Seconds to wait for an answer of `service`."""
@@ -168,7 +222,21 @@ _AWS_UNPAGED_WITH = {
 }
 
 _AWS_SERVICES = frozenset(
-    {"autoscaling", "ebs", "ec2", "elbv2", "iam", "kms", "route53", "s3", "service-quotas", "ssm", "sts"}
+    {
+        "autoscaling",
+        "cloudwatch",
+        "ebs",
+        "ec2",
+        "elb",
+        "elbv2",
+        "iam",
+        "kms",
+        "route53",
+        "s3",
+        "service-quotas",
+        "ssm",
+        "sts",
+    }
 )
 
 AWS = Dialect(
@@ -178,22 +246,34 @@ AWS = Dialect(
         {
             "autoscaling",
             "client-token",
+            "cloudwatch",
             "dry-run",
             "ebs",
             "ec2:CopyImage",
             "ec2:CopySnapshot",
             "ec2:CreateImage",
             "ec2:CreateLaunchTemplate",
+            "ec2:CreateLaunchTemplateVersion",
             "ec2:CreateSnapshot",
             "ec2:CreateSnapshots",
+            "ec2:CreateVolume:token",
+            "ec2:ImportVolume",
             "ec2:RegisterImage",
+            "elb",
             "elbv2",
+            "ena",
+            "iam",
             "kms",
+            "launch-configuration",
             "route53",
             "s3",
             "s3:conditional-write",
+            "s3:list-v2",
+            "s3:multipart",
             "service-quotas",
             "sts",
+            "tag-on-create",
+            "vpc",
         }
     ),
     probes=(
@@ -219,5 +299,3 @@ AWS = Dialect(
     read_timeout_s={"ebs": 30.0, "s3": 30.0},
     bucket_in_path=False,
 )
-
-DIALECTS: Mapping[str, Dialect] = {dialect.name: dialect for dialect in (AWS,)}

@@ -15,8 +15,9 @@ from __future__ import annotations
 import re
 import socket
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import botocore.exceptions as boto
 import urllib3.exceptions as urllib
@@ -326,8 +327,8 @@ def failure(error: BaseException, *, site: str, operation: str, changing: bool) 
     if isinstance(error, CloudError):
         return error
     if isinstance(error, DrpilotError):  # the settings of the site are wrong: nothing was sent
-        kind, code = (F.AUTH, "NoCredentials") if error.word == "no-credentials" else (F.INVALID, error.word)
-        message = str(error.facts.get("what") or error.title)
+        kind, code = (F.AUTH, "NoCredentials") if error.exit_code == 7 else (F.INVALID, error.word)
+        message = str(error.facts.get("what") if error.word == "no-credentials" else error.title)
         return CloudError(kind, code, message, happened="no", site=site, operation=operation)
     if isinstance(error, boto.ClientError):
         return _refusal(error, site, operation, changing)
@@ -376,10 +377,27 @@ def _tls(error: BaseException) -> _Word:
     return _Word(F.TRANSIENT, "unknown")
 
 
+# Eucalyptus answers what never reached a service with the status for a code, such as `400 Bad Request`; the message
+# tells it apart (BaseQueryBinding, NioServerHandler).
+_FAULT = re.compile(r"([45]\d\d) [A-Z][A-Za-z ]*")
+_FAULTS = (
+    ("Failed to bind the following fields", "UnknownParameter"),
+    ("Failed to find corresponding class mapping", "InvalidAction"),
+    ("No pipeline accepts", "InvalidAction"),
+)
+
+
+def _code(body: Mapping[str, Any], status: Any) -> str:
+    code, message = str(body.get("Code") or status or "Unknown"), str(body.get("Message") or "")
+    fault = _FAULT.fullmatch(code)
+    named = next((name for text, name in _FAULTS if text in message), None) if fault else None
+    return named or (fault[1] if fault else code)
+
+
 def _refusal(error: boto.ClientError, site: str, operation: str, changing: bool) -> CloudError:
     body = error.response.get("Error", {})
     metadata = error.response.get("ResponseMetadata", {})
-    code = str(body.get("Code") or metadata.get("HTTPStatusCode") or "Unknown")
+    code = _code(body, metadata.get("HTTPStatusCode"))
     status = int(metadata.get("HTTPStatusCode", 400))
     kind = code_class(code, status)
     if code == "ResourceLimitExceeded" and "in progress" in str(body.get("Message") or ""):

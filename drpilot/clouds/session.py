@@ -4,18 +4,22 @@ botocore lets AWS_ENDPOINT_URL, AWS_CA_BUNDLE and others beat a named profile. H
 region, certificate check, proxies, timeouts and retries explicitly, and only AWS_CONFIG_FILE and
 AWS_SHARED_CREDENTIALS_FILE are read, as the places of profile files. Retries of botocore are off and
 idempotency tokens are never filled in: both belong to the journal and the door.
+
+A Eucalyptus site names its front end once: `https://HOST:8773` gets the path of each service, and in
+`https://{service}.DOMAIN:8773` its DNS name is put in.
 """
 
 from __future__ import annotations
 
 import os
 import threading
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
 import botocore
-import botocore.loaders
 import botocore.session
 from botocore.config import Config
 from botocore.configprovider import (
@@ -27,12 +31,16 @@ from botocore.configprovider import (
 from botocore.exceptions import BotoCoreError
 from botocore.handlers import base64_encode_user_data, generate_idempotent_uuid
 from botocore.model import OperationModel
+from urllib3.exceptions import InsecureRequestWarning
 
 from drpilot.__about__ import __version__
 from drpilot.base.errors import DrpilotError
-from drpilot.clouds.credentials import CredentialsReference, botocore_credentials
-from drpilot.clouds.dialect import DIALECTS, Dialect
+from drpilot.clouds.credentials import CredentialsReference, Keys, botocore_credentials, fixed_credentials
+from drpilot.clouds.dialect import Dialect
+from drpilot.clouds.dialects import DIALECTS
 from drpilot.clouds.failures import NoEndpoint, TruncatedReply
+from drpilot.clouds.loading import LOADER, loader_for
+from drpilot.clouds.login import Login, TokenService, login_credentials
 
 __all__ = ["Clients", "CredentialsReference", "SiteSettings", "dialect_of"]
 
@@ -47,17 +55,16 @@ _UNWANTED_HANDLERS: tuple[tuple[str, Any], ...] = (
     ("before-parameter-build.autoscaling.CreateLaunchConfiguration", base64_encode_user_data),
 )
 
-# One loader for all sites: half of a new client's cost is parsing the model's JSON.
-_LOADER = botocore.loaders.create_loader()
-
 
 @dataclass(frozen=True, slots=True)
 class SiteSettings:
     """What drpilot.yaml says about a site.
 
-    `cloud` is the name of a dialect. Credentials come from `profile` (of the AWS configuration files) or from
-    `credentials`. `endpoints` maps service names, or `default`, to URLs; with `credentials` they are the only
-    endpoints ever used. `account`, when given, is compared with what the site says. `ca_bundle` is a path.
+    `cloud` is the name of a dialect. Credentials come from `profile` (of the AWS configuration files), from
+    `credentials`, from `keys` (asked when the first client is made: another tool's file), or by `login`.
+    `endpoints` maps service names, or `default`, to URLs; without a profile they are the only endpoints ever used.
+    `account`, when given, is compared with what the site says. `ca_bundle` is a path; `verify` False trusts any
+    certificate. `signatures` (service → botocore's name) go before the dialect's.
     """
 
     name: str
@@ -69,6 +76,15 @@ class SiteSettings:
     credentials: CredentialsReference | None = None
     ca_bundle: str | None = None
     proxies: Mapping[str, str] = field(default_factory=dict)
+    verify: bool = True
+    keys: Callable[[], Keys] | None = None
+    login: Login | None = None
+    signatures: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def keyed(self) -> bool:
+        """Whether the keys come from somewhere else than a profile."""
+        return self.credentials is not None or self.keys is not None or self.login is not None
 
 
 def dialect_of(settings: SiteSettings) -> Dialect:
@@ -82,10 +98,10 @@ def dialect_of(settings: SiteSettings) -> Dialect:
 class _Session(botocore.session.Session):
     """A botocore session that reads its configuration from a profile alone."""
 
-    def __init__(self, profile: str | None, environment: Mapping[str, str]) -> None:
+    def __init__(self, profile: str | None, environment: Mapping[str, str], loader: Any = LOADER) -> None:
         self._allowed = {name: environment[name] for name in _LOCATIONS if name in environment}
         super().__init__(profile=profile)
-        self.register_component("data_loader", _LOADER)
+        self.register_component("data_loader", loader)
         if profile is None:  # Not even the default profile may reach a site that names none.
             self.set_config_variable("config_file", os.devnull)
             self.set_config_variable("credentials_file", os.devnull)
@@ -203,7 +219,7 @@ class Clients:
     def paging(self, service: str, operation: str) -> dict[str, Any] | None:
         """How botocore describes that the listing is paged, or None where it does not."""
         try:
-            found: dict[str, Any] = _LOADER.load_service_model(service, "paginators-1")["pagination"]
+            found: dict[str, Any] = LOADER.load_service_model(service, "paginators-1")["pagination"]
         except BotoCoreError:
             return None
         return found.get(operation)
@@ -233,10 +249,11 @@ class Clients:
 
     def _open(self) -> _Session:
         settings = self.settings
-        if settings.profile is None and settings.credentials is None:
+        if settings.profile is None and not settings.keyed:
             what = "neither a profile nor a credentials reference is given"
             raise DrpilotError("no-credentials", site=settings.name, what=what)
-        session = _Session(settings.profile if settings.credentials is None else None, self._environment)
+        loader = loader_for(self.dialect.protocols)
+        session = _Session(None if settings.keyed else settings.profile, self._environment, loader)
         # For the clients botocore makes itself to fetch credentials (assumed roles); endpoints as the profile
         # says.
         session.set_default_client_config(self._config("sts", custom=False, fetching=True))
@@ -246,25 +263,65 @@ class Clients:
         for event, handler in _UNWANTED_HANDLERS:
             session.unregister(event, handler)
         session.register("before-parse", _whole)
-        if settings.credentials is not None:
-            given = botocore_credentials(settings.name, settings.credentials, self._environment)
-            session.register_component("credential_provider", _Given(given))
+        if settings.keyed:
+            session.register_component("credential_provider", _Given(self._credentials()))
         if self._prepare is not None:
             self._prepare(session)
         return session
 
-    def _verify(self, session: _Session) -> Any:
-        """The path of the certificates to trust, or True for those botocore brings along; never the
-        environment's.
+    def _credentials(self) -> Any:
+        settings = self.settings
+        if settings.credentials is not None:
+            return botocore_credentials(settings.name, settings.credentials, self._environment)
+        if settings.keys is not None:
+            return fixed_credentials(settings.keys())
+        assert settings.login is not None
+        return login_credentials(settings.name, settings.login, self.token_service(), self._environment)
+
+    def token_service(self) -> TokenService:
+        """Where a login by password gets its keys; NoEndpoint where the settings give none."""
+        url = self.url("sts")
+        if url is None:
+            raise NoEndpoint(f"{self.settings.name} has no endpoint for sts")
+        return TokenService(url, self._verify(None))
+
+    def _verify(self, session: _Session | None) -> Any:
+        """The path of the certificates to trust, True for those botocore brings along, or False for any; never
+        the environment's.
         """
+        if not self.settings.verify:
+            # Said once, by the check of the site, not at each request.
+            warnings.filterwarnings("ignore", category=InsecureRequestWarning)
+            return False
+        if session is None:
+            return self.settings.ca_bundle or True
         return self.settings.ca_bundle or session.get_scoped_config().get("ca_bundle") or True
 
-    def _url(self, session: _Session, service: str) -> str | None:
+    def url(self, service: str) -> str | None:
+        """The endpoint that the settings give for `service`, whole; None where they give none."""
         endpoints = self.settings.endpoints
-        url = endpoints.get(service) or endpoints.get("default")
-        if url is None and self.settings.credentials is None:
-            url = session.endpoint_provider(service).provide()
-        public = self.dialect.public_endpoints and (self.settings.credentials is None or not endpoints)
+        return endpoints.get(service) or self._composed(service, endpoints.get("default"))
+
+    def _composed(self, service: str, base: str | None) -> str | None:
+        """The endpoint of a service from the one of the whole cloud; NoEndpoint where this kind can't have it."""
+        if base is None or not self.dialect.paths:
+            return base
+        name = f"{self.dialect.name} has no {{}} for {service}"
+        if "{service}" in base:
+            if service not in self.dialect.names:
+                raise NoEndpoint(name.format("DNS name"))
+            return base.replace("{service}", self.dialect.names[service])
+        if urlsplit(base).path not in ("", "/"):
+            return base
+        if service not in self.dialect.paths:
+            raise NoEndpoint(name.format("path"))
+        return base.rstrip("/") + self.dialect.paths[service]
+
+    def _url(self, session: _Session, service: str) -> str | None:
+        url, keyed = self.url(service), self.settings.keyed
+        if url is None and not keyed:
+            url = self._composed(service, session.endpoint_provider(service).provide())
+        public = self.dialect.public_endpoints and (not keyed or not self.settings.endpoints)
         if url is None and not public:
             raise NoEndpoint(f"{self.settings.name} has no endpoint for {service}")
         return url
@@ -273,6 +330,9 @@ class Clients:
         strict: dict[str, Any] = {"ignore_configured_endpoint_urls": True} if not fetching else {}
         if custom:  # Checksums newer than a compatible store, and bucket names in host names, are AWS's own.
             strict["request_checksum_calculation"] = strict["response_checksum_validation"] = "when_required"
+        signatures = {**self.dialect.signatures, **self.settings.signatures}
+        if service in signatures:
+            strict["signature_version"] = signatures[service]
         path = custom or self.dialect.bucket_in_path
         return Config(
             region_name=self.settings.region,

@@ -23,8 +23,11 @@ from botocore.response import StreamingBody
 from drpilot.base.clock import Chance, Clock, RealClock
 from drpilot.base.log import logger
 from drpilot.base.retry import Patience, retried
+from drpilot.clouds.dialect import Mark
 from drpilot.clouds.failures import WrongAccount, as_drpilot_error, failure
 from drpilot.clouds.limits import Limits
+from drpilot.clouds.marks import asked_by_mark, completed, packed, tags_for
+from drpilot.clouds.paging import Paging
 from drpilot.clouds.session import Clients
 from drpilot.domain.plain import Json
 from drpilot.domain.ports import CloudError, FailureClass, Site
@@ -107,10 +110,29 @@ class BotoSite:
         """One call. `token` goes out as its ClientToken where it takes one; streams come back as bytes."""
         if self.settings.account is not None and service != "sts":
             self._check_account()
+        if self.dialect.identity == "owner" and f"{service}:{operation}" == "sts:GetCallerIdentity":
+            who = self._check_account()  # The cloud has no such call; the answer has its form.
+            return {"Account": who.account, "Arn": who.arn, "UserId": ""}
+        mark = self.dialect.mark(service, operation, params)
+        if mark is not None:
+            return self._create_marked(service, operation, params, token, mark)
         return self._call(service, operation, params, token)
 
     def pages(self, service: str, operation: str, params: Json) -> Iterator[Json]:
-        """Each page of a listing, by the cloud's own page tokens, never by counting; a page may be empty."""
+        """Each page of a listing, by the cloud's own page tokens, never by counting; a page may be empty.
+
+        Where a create call takes no tags, a listing by our tags also gives what is marked by its description.
+        """
+        yield from self._pages(service, operation, params)
+        member = self.dialect.described.get(f"{service}:{operation}")
+        asked = asked_by_mark(params) if member is not None else None
+        if member is not None and asked is not None:
+            found = [
+                item for page in self._pages(service, operation, asked) for item in page.get(member) or []
+            ]
+            yield {member: completed(found, params)}
+
+    def _pages(self, service: str, operation: str, params: Json) -> Iterator[Json]:
         try:
             paging = self._paging(service, operation)
         except Exception as error:
@@ -174,6 +196,8 @@ class BotoSite:
         """Whether EC2 would let us do `operation`, by DryRun; None when it can't tell. Ask `dry_run_trusted`
         first: there are clouds that do it instead.
         """
+        if "dry-run" not in self.dialect.capabilities:
+            return None
         try:
             self.call("ec2", operation, {**params, "DryRun": True})
         except CloudError as error:
@@ -198,7 +222,7 @@ class BotoSite:
         present, missing, untold = set[str](), set[str](), dict[str, str]()
         for probe in self.dialect.probes:
             try:
-                self.call(probe.service, probe.operation, dict(probe.params))
+                reply = self.call(probe.service, probe.operation, dict(probe.params))
             except CloudError as error:
                 if error.code in _MISSING or error.code == "501":
                     missing.add(probe.capability)
@@ -207,7 +231,8 @@ class BotoSite:
                 else:
                     untold[probe.capability] = f"{error.code}: {error.message}"
             else:
-                present.add(probe.capability)
+                proven = not probe.proves or bool(jmespath.search(probe.proves, reply))
+                (present if proven else missing).add(probe.capability)
         (present if self.dry_run_trusted() else missing).add("dry-run")
         self._missing = frozenset(missing)
         return Probing(frozenset(present), frozenset(missing), untold)
@@ -223,16 +248,59 @@ class BotoSite:
         if known is not None:
             return known
         # Without a lock: on a site that hangs, many callers must not wait one after the other.
-        reply = self._call("sts", "GetCallerIdentity", {}, None)
-        found, wanted = str(reply.get("Account", "")), self.settings.account
+        service = "sts" if self.dialect.identity == "sts" else "ec2"
+        found, arn = self._who() if service == "sts" else self._owner()
+        wanted = self.settings.account
         if wanted is not None and found != wanted:
             raise self._failure(WrongAccount(found, wanted), "sts", "GetCallerIdentity")
-        identity = Identity(found, str(reply.get("Arn", "")), self._clients.endpoint("sts"), self._skew_s)
+        identity = Identity(found, arn, self._clients.endpoint(service), self._skew_s)
         self.account, self._identity = found, identity
         return identity
 
+    def _who(self) -> tuple[str, str]:
+        reply = self._call("sts", "GetCallerIdentity", {}, None)
+        return str(reply.get("Account", "")), str(reply.get("Arn", ""))
+
+    def _owner(self) -> tuple[str, str]:
+        """The account by the owner of its group `default`, where STS does not tell it."""
+        reply = self._call("ec2", "DescribeSecurityGroups", {"GroupNames": ["default"]}, None)
+        owners = sorted({str(group.get("OwnerId")) for group in reply.get("SecurityGroups") or []})
+        if len(owners) != 1:
+            message = f"the group default has {len(owners)} owners; the account can't be told"
+            raise self._error(FailureClass.AUTH, "NoIdentity", message, "ec2", "DescribeSecurityGroups")
+        return owners[0], f"account {owners[0]}"
+
+    def _create_marked(
+        self, service: str, operation: str, params: Json, token: str | None, mark: Mark
+    ) -> Json:
+        """Create without tags, the mark in the description where there is one, and set the tags right after.
+
+        Tags that could not be set leave the outcome unknown: what was made must be looked for, not made again.
+        """
+        tags, given = tags_for(params, mark.kind)
+        if mark.text and tags:
+            given[mark.text] = packed(tags, str(given.get(mark.text) or ""))
+        reply = self._call(service, operation, given, token)
+        ids = [one for one in jmespath.search(mark.ids, reply) or [] if one]
+        if tags and ids:
+            wanted = {"Resources": ids, "Tags": [{"Key": key, "Value": tags[key]} for key in sorted(tags)]}
+            try:
+                self._call("ec2", "CreateTags", wanted, None)
+            except CloudError as error:
+                message = f"{', '.join(ids)} was made, its tags were not: {error.code}: {error.message}"
+                raise CloudError(
+                    error.kind,
+                    "NotTagged",
+                    message,
+                    happened="unknown",
+                    site=self.name,
+                    operation=f"{service}:{operation}",
+                ) from error
+        return reply
+
     def _call(self, service: str, operation: str, params: Json, token: str | None) -> Json:
         try:
+            self._understood(service, operation, params)
             client = self._clients.client(service)
             model = client.meta.service_model.operation_model(operation)
             given = self._with_token(service, model, params, token)
@@ -256,6 +324,15 @@ class BotoSite:
             chance=self._ways.chance,
         )
 
+    def _understood(self, service: str, operation: str, params: Json) -> None:
+        """Refuse, before anything is sent, what this kind of cloud lacks, only pretends to do, or would not
+        understand.
+        """
+        refused = self.dialect.refusal(service, operation, params)
+        if refused is not None:
+            kind = FailureClass.INVALID if refused[0] == "UnknownParameter" else FailureClass.PRECONDITION
+            raise self._error(kind, *refused, service, operation)
+
     def _with_token(self, service: str, model: OperationModel, params: Json, token: str | None) -> Json:
         if token is None:
             return dict(params)
@@ -270,6 +347,7 @@ class BotoSite:
             with self._limits.place(service, operation):
                 self._observe(service, operation, "before")
                 reply = _read(getattr(client, xform_name(operation))(**params))
+            self._answered(service, operation, reply)
         except Exception as error:
             failed = self._failure(error, service, operation)
             response = getattr(error, "response", None)
@@ -283,6 +361,12 @@ class BotoSite:
         self._note_date(reply.pop("ResponseMetadata", None))
         self._observe(service, operation, "after")
         return reply
+
+    def _answered(self, service: str, operation: str, reply: Json) -> None:
+        wanted = self.dialect.replies.get(f"{service}:{operation}")
+        if wanted is not None and not jmespath.search(wanted, reply):
+            message = f"it answered success without {wanted}: nothing happened"
+            raise self._error(FailureClass.REJECTED, "EmptyReply", message, service, operation)
 
     def _observe(self, service: str, operation: str, phase: Phase) -> None:
         if self._ways.observer is not None:
@@ -306,50 +390,11 @@ class BotoSite:
             kind, code, message, happened="no", site=self.name, operation=f"{service}:{operation}"
         )
 
-    def _paging(self, service: str, operation: str) -> _Paging | None:
+    def _paging(self, service: str, operation: str) -> Paging | None:
         described = self._clients.paging(service, operation)
         if described is not None:
-            return _Paging.of(described)
-        model = self._clients.client(service).meta.service_model.operation_model(operation)
-        inputs = model.input_shape.members if model.input_shape is not None else {}
-        outputs = model.output_shape.members if model.output_shape is not None else {}
-        for asked, answered in (("NextToken", "NextToken"), ("Marker", "NextMarker")):
-            if asked in inputs and answered in outputs:
-                limit = next(
-                    (name for name in ("MaxResults", "MaxRecords", "PageSize") if name in inputs), None
-                )
-                return _Paging((asked,), (jmespath.compile(answered),), None, limit)
-        return None
-
-
-@dataclass(frozen=True, slots=True)
-class _Paging:
-    """How a listing is paged: which parameters take which parts of the last answer."""
-
-    inputs: tuple[str, ...]
-    outputs: tuple[Any, ...]
-    more: Any
-    limit: str | None
-
-    @classmethod
-    def of(cls, described: Json) -> _Paging:
-        """From botocore's description: tokens are names or lists of names, answers are JMESPath."""
-        inputs, outputs = described["input_token"], described["output_token"]
-        names = [inputs] if isinstance(inputs, str) else inputs
-        paths = [outputs] if isinstance(outputs, str) else outputs
-        more = described.get("more_results")
-        return cls(
-            tuple(names),
-            tuple(jmespath.compile(path) for path in paths),
-            jmespath.compile(more) if more else None,
-            described.get("limit_key"),
-        )
-
-    def next_tokens(self, page: Json) -> list[Any]:
-        """The parts that ask for the next page; all empty after the last."""
-        if self.more is not None and not self.more.search(page):
-            return []
-        return [output.search(page) or None for output in self.outputs]
+            return Paging.of(described)
+        return Paging.guessed(self._clients.client(service).meta.service_model.operation_model(operation))
 
 
 def _read(reply: Json) -> Json:

@@ -7,7 +7,6 @@ DRPILOT_DATABASE_URL; AWS_* variables are none of its business, so they reach no
 
 from __future__ import annotations
 
-import json
 import os
 import pwd
 import re
@@ -29,27 +28,31 @@ from drpilot.base.document import (
     load,
     read_text,
     refusal,
-    require,
 )
 from drpilot.base.errors import DrpilotError, Finding
 from drpilot.domain.plan import Slot
 
 __all__ = [
+    "CLOUDS",
     "FILE",
     "Configuration",
     "Credentials",
+    "Login",
     "Operator",
     "SiteSettings",
     "WitnessSettings",
-    "add_site",
     "home",
     "parse",
     "read",
-    "site_line",
+    "site_settings",
 ]
 
 FILE = "drpilot.yaml"
+CLOUDS = ("aws", "eucalyptus-3.4", "eucalyptus-4.4", "eucalyptus-5")
+"""The kinds of cloud, as `cloud` names them."""
 COMMAND_TIMEOUT_S = 30.0
+EUCALYPTUS_REGION = "eucalyptus"
+"""What a Eucalyptus site signs for where nobody says otherwise; the cloud does not care."""
 
 Right = Literal["operate", "approve"]
 
@@ -88,9 +91,24 @@ class Credentials:
 
 
 @dataclass(frozen=True, slots=True)
+class Login:
+    """A login by password: `user` of `account`, `file` for the temporary keys, `password` where it comes from
+    (None: a person types it).
+    """
+
+    account: str
+    user: str
+    file: str
+    password: Credentials | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class SiteSettings:
-    """One site as configured. `profile`, or `endpoints` (service to URL) with `credentials`; `account` is
-    checked. `at_once` is how much long work of a kind the cloud does at once, where it differs from its kind.
+    """One site as configured; `account` is checked.
+
+    `profile`, or `euca2ools` (user@region of its ini files), or `endpoints` (service to URL) with `credentials` or
+    a `login`. `region` is empty where the ini file names it; `verify` is None where nothing is said of it.
+    `at_once` is how much long work of a kind the cloud does at once, where it differs from its kind.
     """
 
     name: str
@@ -101,6 +119,9 @@ class SiteSettings:
     endpoints: Mapping[str, str] = field(default_factory=dict)
     credentials: Credentials | None = None
     ca_bundle: str | None = None
+    euca2ools: str | None = None
+    login: Login | None = None
+    verify: bool | None = None
     at_once: Mapping[Slot, int] = field(default_factory=dict)
 
 
@@ -191,10 +212,17 @@ def _command(text: str) -> str:
 
 
 def _url(text: str) -> str:
-    if not re.fullmatch(r"https?://[A-Za-z0-9.\-_\[\]:]+(:\d{1,5})?(/[^\s?#]*)?", text) or "@" in text:
+    plain = text.replace("://{service}.", "://service.", 1)
+    if not re.fullmatch(r"https?://[A-Za-z0-9.\-_\[\]:]+(:\d{1,5})?(/[^\s?#]*)?", plain) or "@" in text:
         raise ValueError(
             f"{text[:60]!r} is no endpoint; write https://HOST[:PORT][/PATH], without user or password"
         )
+    return text
+
+
+def _euca2ools(text: str) -> str:
+    if not re.fullmatch(r"[^\s@]*@?[^\s@]+|[^\s@]+@", text):
+        raise ValueError(f"{text[:60]!r} is not USER@REGION, USER@ or REGION of euca2ools' ini files")
     return text
 
 
@@ -223,6 +251,7 @@ Account = Annotated[str, StringConstraints(pattern=r"^\d{12}$")]
 Variable = Annotated[str, AfterValidator(_variable)]
 Command = Annotated[str, AfterValidator(_command)]
 Url = Annotated[str, AfterValidator(_url)]
+Euca2ools = Annotated[str, StringConstraints(max_length=200), AfterValidator(_euca2ools)]
 
 
 class CredentialsModel(DocumentModel):
@@ -240,25 +269,48 @@ class CredentialsModel(DocumentModel):
         return self
 
 
+class LoginModel(DocumentModel):
+    """A login by password; without `password_from` a person types it: `drpilot site login NAME`."""
+
+    account: Word
+    user: Word
+    password_from: CredentialsModel | None = None
+    refused_keys: ClassVar = _NO_SECRETS
+
+
 class SiteModel(DocumentModel):
     """One entry under `sites`."""
 
-    cloud: Literal["aws"]
-    region: Word
+    cloud: Literal["aws", "eucalyptus-3.4", "eucalyptus-4.4", "eucalyptus-5"]
+    region: Word | None = None
     account: Account
     profile: Word | None = None
+    euca2ools: Euca2ools | None = None
     endpoints: dict[str, Url] | None = None
     credentials: CredentialsModel | None = None
+    login: LoginModel | None = None
     ca_bundle: Word | None = None
+    verify: bool | None = None
     at_once: dict[Slot, Annotated[Integer, Field(ge=1, le=10_000)]] = Field(default_factory=dict)
-    refused_keys: ClassVar = {**_NO_SECRETS, "euca2ools": "clouds other than aws come with a later version"}
+    refused_keys: ClassVar = _NO_SECRETS
 
     @model_validator(mode="after")
     def _identity(self) -> SiteModel:
-        if (self.profile is None) == (self.credentials is None):
-            raise ValueError("needs a profile, or endpoints with credentials; one of both")
+        ways = (self.profile, self.euca2ools, self.credentials, self.login)
+        if sum(way is not None for way in ways) != 1:
+            raise ValueError(
+                "needs a profile, euca2ools, or endpoints with credentials or a login; one of them"
+            )
+        if self.region is None and self.cloud == "aws" and self.euca2ools is None:
+            raise ValueError("needs a region")
         if self.endpoints is not None and not self.endpoints:
             raise ValueError("endpoints is empty; write SERVICE: URL, or leave it out")
+        if self.endpoints is None and (self.login or (self.credentials and self.cloud != "aws")):
+            raise ValueError("needs endpoints; write default: https://HOST:PORT")
+        if self.login is not None and self.cloud == "aws":
+            raise ValueError("a login by password is for eucalyptus; AWS gives keys")
+        if self.ca_bundle is not None and self.verify is False:
+            raise ValueError("verify: false makes ca_bundle useless; leave one of them out")
         return self
 
 
@@ -313,7 +365,7 @@ def read(folder: Path) -> Configuration:
 def parse(text: str, folder: Path) -> Configuration:
     """The configuration in `text`, as if it lay in `folder`; DRPILOT_DATABASE_URL overrides `journal`."""
     loaded = load(ConfigurationModel, text, FILE)
-    findings = loaded.findings or tuple(_unknown_sites(loaded))
+    findings = loaded.findings or tuple(_witness_findings(loaded))
     if loaded.value is None or findings:
         raise refusal(FILE, findings)
     model = loaded.value
@@ -322,43 +374,60 @@ def parse(text: str, folder: Path) -> Configuration:
         home=folder,
         journal=_given_url() or model.journal or default,
         witness=WitnessSettings(**model.witness.model_dump()) if model.witness else None,
-        sites={name: _settings(name, site, folder) for name, site in model.sites.items()},
+        sites={name: site_settings(name, site, folder) for name, site in model.sites.items()},
         operators={name: Operator(name, frozenset(each.may)) for name, each in model.operators.items()},
     )
 
 
-def _unknown_sites(loaded: Loaded[ConfigurationModel]) -> list[Finding]:
+def _witness_findings(loaded: Loaded[ConfigurationModel]) -> list[Finding]:
     model = loaded.value
-    if model is None or model.witness is None or model.witness.site in model.sites:
+    if model is None or model.witness is None:
         return []
+    if model.witness.site in model.sites:
+        cloud = model.sites[model.witness.site].cloud
+        if cloud == "aws":
+            return []
+        why = "has no conditional writes, so two controllers could both win; take a site of aws"
+        return [loaded.finding("wrong-value", ("witness", "site"), f"witness: {cloud} {why}")]
     what = (
         f"witness: site {model.witness.site!r} is not under sites{closest(model.witness.site, model.sites)}"
     )
     return [loaded.finding("unknown-site", ("witness", "site"), what)]
 
 
-def _settings(name: str, site: SiteModel, folder: Path) -> SiteSettings:
-    given = site.credentials
-    credentials = None
-    if given is not None and given.env:
-        credentials = Credentials("env", given.env)
-    elif given is not None and given.file:
-        credentials = Credentials("file", str(folder / Path(given.file).expanduser()))
-    elif given is not None and given.command:
-        credentials = Credentials("command", given.command)
-    bundle = str(folder / Path(site.ca_bundle).expanduser()) if site.ca_bundle else None
-    endpoints = dict(site.endpoints or {})
+def site_settings(name: str, site: SiteModel, folder: Path) -> SiteSettings:
+    """The values of one entry, as if its file lay in `folder`."""
+    login = None
+    if site.login is not None:
+        kept = str(folder / "logins" / f"{name}.json")
+        login = Login(
+            site.login.account, site.login.user, kept, _credentials(site.login.password_from, folder)
+        )
+    default = "" if site.euca2ools is not None else EUCALYPTUS_REGION
     return SiteSettings(
         name,
         site.cloud,
-        site.region,
+        site.region or default,
         site.account,
         site.profile,
-        endpoints,
-        credentials,
-        bundle,
+        dict(site.endpoints or {}),
+        _credentials(site.credentials, folder),
+        str(folder / Path(site.ca_bundle).expanduser()) if site.ca_bundle else None,
+        site.euca2ools,
+        login,
+        site.verify,
         site.at_once,
     )
+
+
+def _credentials(given: CredentialsModel | None, folder: Path) -> Credentials | None:
+    if given is None:
+        return None
+    if given.env:
+        return Credentials("env", given.env)
+    if given.file:
+        return Credentials("file", str(folder / Path(given.file).expanduser()))
+    return Credentials("command", given.command or "")
 
 
 def _login() -> str:
@@ -376,89 +445,3 @@ def _login() -> str:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
         return f"uid-{uid}"
-
-
-# -- writing ---------------------------------------------------------------------------------------
-
-
-def add_site(folder: Path, site: SiteSettings) -> Path:
-    """Write `site` into drpilot.yaml, keeping every other character of it; creates the file where there is
-    none.
-
-    The new text is read back before it replaces the old one, in one rename. Already there and equal is done;
-    there and different is DrpilotError `site-exists`.
-    """
-    path = folder / FILE
-    old = read_text(path) if path.is_file() else ""
-    text = _with_site(old, site) if old.strip() else f"drpilot: 1\nsites:\n  {site_line(site)}\n"
-    before = _sites(old, folder) if old.strip() else {}
-    if site.name in before:
-        if before[site.name] == _settled(site, folder):
-            return path
-        raise DrpilotError("site-exists", site=site.name)
-    after = _sites(text, folder)
-    if {**before, site.name: _settled(site, folder)} != after:
-        raise DrpilotError("site-not-written", site=site.name, line=site_line(site))
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    fresh = path.with_name(f".{FILE}.new")
-    with fresh.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)
-    return path
-
-
-def _sites(text: str, folder: Path) -> dict[str, SiteSettings]:
-    """The sites alone: a witness may name a site that is only about to be added."""
-    model = require(ConfigurationModel, text, FILE)
-    return {name: _settings(name, site, folder) for name, site in model.sites.items()}
-
-
-def _settled(site: SiteSettings, folder: Path) -> SiteSettings:
-    """The settings as they read once written: paths taken from `folder`."""
-    text = f"drpilot: 1\nsites: {{{site_line(site)}}}\n"
-    return _sites(text, folder)[site.name]
-
-
-def site_line(site: SiteSettings) -> str:
-    """`ireland: {cloud: aws, profile: dr, …}`: one line of YAML."""
-    parts = [f"cloud: {_quoted(site.cloud)}"]
-    if site.profile is not None:
-        parts.append(f"profile: {_quoted(site.profile)}")
-    parts += [f"region: {_quoted(site.region)}", f"account: {json.dumps(site.account)}"]
-    if site.endpoints:
-        inner = ", ".join(f"{_quoted(service)}: {_quoted(url)}" for service, url in site.endpoints.items())
-        parts.append(f"endpoints: {{{inner}}}")
-    if site.credentials is not None:
-        parts.append(f"credentials: {{{site.credentials.kind}: {_quoted(site.credentials.value)}}}")
-    if site.ca_bundle is not None:
-        parts.append(f"ca_bundle: {_quoted(site.ca_bundle)}")
-    if site.at_once:
-        parts.append(f"at_once: {json.dumps(dict(site.at_once))}")
-    return f"{_quoted(site.name)}: {{{', '.join(parts)}}}"
-
-
-def _quoted(text: str) -> str:
-    return text if re.fullmatch(r"[A-Za-z/][A-Za-z0-9_./-]*", text) else json.dumps(text, ensure_ascii=False)
-
-
-def _with_site(text: str, site: SiteSettings) -> str:
-    """`text` with one more entry under `sites`, in the style the file has."""
-    loaded = load(ConfigurationModel, text, FILE)
-    if loaded.value is None:
-        raise refusal(FILE, loaded.findings)
-    lines = text.splitlines(keepends=True)
-    if lines and not lines[-1].endswith("\n"):
-        lines[-1] += "\n"
-    if ("sites",) not in loaded.spots:
-        return "".join(lines) + f"sites:\n  {site_line(site)}\n"
-    spot = loaded.spot(("sites",))
-    if spot.flow:
-        row, column = spot.end_line - 1, spot.end_column - 2  # at the closing brace
-        comma = ", " if loaded.value.sites else ""
-        lines[row] = lines[row][:column].rstrip() + f"{comma}{site_line(site)}" + lines[row][column:]
-        return "".join(lines)
-    indent = " " * (loaded.spot(("sites", next(iter(loaded.value.sites)))).column - 1)
-    lines.insert(spot.end_line, f"{indent}{site_line(site)}\n")
-    return "".join(lines)

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from drpilot.base.errors import Finding
+from drpilot.base.errors import DrpilotError, Finding
 from drpilot.domain.plain import Json
 from drpilot.domain.ports import CloudError, FailureClass, Site
+from drpilot.inventory.euca2ools import resolve
 from drpilot.services.check import PROBE_S, check_site
 from drpilot.services.checked import Checked, bad, ok, unknown, warning
 from drpilot.services.house import House
@@ -29,7 +30,26 @@ def inspect_site(house: House, name: str, bound_s: float = PROBE_S) -> tuple[Che
     if any(each.verdict == "bad" for each in seen):
         return seen
     site = house.site(name)
-    return (*seen, *_permissions(site), *_quota(site))
+    return (*seen, *_certificates(house, name), *_permissions(site), *_quota(site))
+
+
+def _certificates(house: House, name: str) -> Iterator[Checked]:
+    """A warning where any certificate is trusted: whoever stands in between reads and changes everything."""
+    settings = house.configuration.sites[name]
+    trusting = settings.verify is False
+    if settings.euca2ools is not None and settings.verify is None and settings.ca_bundle is None:
+        try:
+            found = resolve(settings.euca2ools)
+            trusting = not (found.verify or found.is_aws)
+        except DrpilotError as error:
+            yield unknown("certificates", name, "checked", error.title)
+            return
+    if not trusting:
+        return
+    message = f"{name} may show any certificate: whoever stands in between can read and change every call"
+    hint = f"give sites.{name}.ca_bundle the cloud's certificate, or verify-ssl = true in its ini file"
+    finding = Finding("certificates-unchecked", "warning", message, name, hint)
+    yield warning("certificates", name, "checked", "any is trusted", finding)
 
 
 def _asked(site: Site, operation: str, params: Json) -> bool | None:
@@ -44,6 +64,9 @@ def _asked(site: Site, operation: str, params: Json) -> bool | None:
 
 
 def _permissions(site: Site) -> Iterator[Checked]:
+    if "dry-run" not in site.capabilities:
+        yield ok("permissions", site.name, "asked by DryRun where the cloud has it", "it has none: not asked")
+        return
     if not _trusted(site):
         yield unknown(
             "permissions", site.name, "DryRun answers", "DryRun can't be trusted here; nothing was asked"

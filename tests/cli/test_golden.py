@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 
-from drpilot.cli import look, protecting, setup, steer
+from drpilot.cli import look, protecting, sites, steer
 from drpilot.cli.screen import screen
 from drpilot.domain.fence import Verdict
 from drpilot.domain.plan import Sight
@@ -38,7 +38,7 @@ def test_status_without_a_group(tiny: Tiny, desk: Desk) -> None:
         ("point-list", look.point_list, {"group": "shop"}),
         ("report-failed-drill", look.report_show, {"run": "shop/4"}),
         ("group-list", protecting.group_list, {}),
-        ("site-list", setup.site_list, {}),
+        ("site-list", sites.site_list, {}),
         ("explain-error", look.explain, {"word": "DRP-4003"}),
         ("explain-state", look.explain, {"word": "awaiting_commit"}),
         ("explain-word", look.explain, {"word": "fence"}),

@@ -6,7 +6,8 @@ import botocore.session
 import pytest
 from botocore.model import ServiceModel
 
-from drpilot.clouds.dialect import AWS, DIALECTS, Dialect
+from drpilot.clouds.dialect import AWS, Dialect
+from drpilot.clouds.dialects import DIALECTS
 
 LOADER = botocore.session.Session().get_component("data_loader")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import subprocess
 import threading
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import parse_qs
 
@@ -12,7 +13,8 @@ import pytest
 
 from drpilot.base.clock import ManualClock, RealClock
 from drpilot.clouds.dialect import AWS
-from drpilot.clouds.site import DryRunSite, Ways
+from drpilot.clouds.session import Clients
+from drpilot.clouds.site import BotoSite, DryRunSite, Ways
 from drpilot.domain.ports import CloudError, FailureClass
 from tests.grounds import (
     REGIONS,
@@ -223,7 +225,9 @@ def test_an_operation_or_service_that_is_none_is_a_cloud_error(
 
 
 def test_a_certificate_nobody_vouches_for_ends_the_call_unsent(door: Door, tmp_path: Path) -> None:
-    """A self-signed endpoint is refused before anything is sent, and its bundle makes it good."""
+    """A self-signed endpoint is refused before anything is sent; its bundle makes it good, and so does
+    not looking at all.
+    """
     key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
     subject = ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
     command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *subject]
@@ -232,9 +236,9 @@ def test_a_certificate_nobody_vouches_for_ends_the_call_unsent(door: Door, tmp_p
         door.url = server.url
         error = _fails(door)
         assert (error.code, error.happened, server.heard) == ("SSLError", "no", [])
-        trusting = door.open()
-        object.__setattr__(trusting.settings, "ca_bundle", str(certificate))
-        assert trusting.call("ec2", "CreateVolume", GIVEN) == {"VolumeId": "vol-1"}
+        for trusted in ({"ca_bundle": str(certificate)}, {"verify": False}):
+            clients = Clients(replace(door.settings(), **trusted), environment={})
+            assert BotoSite(clients, door.ways).call("ec2", "CreateVolume", GIVEN) == {"VolumeId": "vol-1"}
 
 
 # -- streams ---------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from typing import Any
 from drpilot.actions.catalogue import CATALOGUE
 from drpilot.base.log import configure
 from drpilot.clouds.credentials import CredentialsReference
-from drpilot.clouds.dialect import DIALECTS
+from drpilot.clouds.dialects import DIALECTS
 from drpilot.clouds.session import Clients, SiteSettings
 from drpilot.domain.ports import Action, CloudError, Context, Idempotency, Unseen
 from drpilot.domain.run import Change, Intent

@@ -12,15 +12,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from drpilot.base.errors import DrpilotError
+from drpilot.inventory.addition import add_site, site_line
 from drpilot.inventory.configuration import (
     Credentials,
     SiteSettings,
     WitnessSettings,
-    add_site,
     home,
     parse,
     read,
-    site_line,
 )
 
 FULL = """\
@@ -128,8 +127,8 @@ SITE = 'drpilot: 1\nsites:\n  a: {cloud: aws, region: r, account: "123456789012"
         ("drpilot: 1\nwitness: {site: x, bucket: b}", "2:11: witness: site 'x' is not under sites"),
         ("drpilot: 1\noperators: {x: {may: [approve, run]}}", "2:32: operators.x.may: must be 'operate' or 'approve', not 'run'"),
         ("drpilot: 1\noperators: {x: {may: []}}", "2:17: operators.x.may: needs at least 1 of them, not a list"),
-        (SITE + "}", "3:3: sites.a: needs a profile, or endpoints with credentials; one of both"),
-        (SITE + "profile: p, credentials: {file: f}}", "3:3: sites.a: needs a profile, or endpoints with credentials; one of both"),
+        (SITE + "}", "3:3: sites.a: needs a profile, euca2ools, or endpoints with credentials or a login; one of them"),
+        (SITE + "profile: p, credentials: {file: f}}", "3:3: sites.a: needs a profile, euca2ools, or endpoints with credentials or a login; one of them"),
         (SITE + "profile: p, endpoints: {}}", "3:3: sites.a: endpoints is empty; write SERVICE: URL, or leave it out"),
         (SITE + "profile: p, at_once: {copies: 3}}", "3:77: sites.a.at_once.copies: must be 'copy-snapshot', not 'copies'"),
         (SITE + "profile: p, at_once: {copy-snapshot: 0}}", "3:92: sites.a.at_once.copy-snapshot: must be at least 1, not '0'"),
@@ -144,9 +143,18 @@ SITE = 'drpilot: 1\nsites:\n  a: {cloud: aws, region: r, account: "123456789012"
         (SITE + "credentials: {file: AKIAIOSFODNN7EXAMPLE}}", "3:75: sites.a.credentials.file: this looks like a key itself; drpilot.yaml holds no secrets; refer to them by `profile` or by `credentials: {env|file|command: …}`"),
         (SITE + "profile: p, endpoints: {ec2: 127.0.0.1}}", "3:84: sites.a.endpoints.ec2: '127.0.0.1' is no endpoint; write https://HOST[:PORT][/PATH], without user or password"),
         (SITE + "profile: p, endpoints: {ec2: 'https://u:p@h'}}", "3:84: sites.a.endpoints.ec2: 'https://u:p@h' is no endpoint; write https://HOST[:PORT][/PATH], without user or password"),
-        (SITE + "profile: p, euca2ools: ops@x}", "3:67: key 'euca2ools': clouds other than aws come with a later version"),
+        (SITE + "profile: p, euca2ools: ops@x}", "3:3: sites.a: needs a profile, euca2ools, or endpoints with credentials or a login; one of them"),
+        (SITE + "euca2ools: 'a b@x'}", "3:66: sites.a.euca2ools: 'a b@x' is not USER@REGION, USER@ or REGION of euca2ools' ini files"),
+        (SITE + "login: {account: acme, user: ops, password: hunter2}}", "3:89: key 'password': drpilot.yaml holds no secrets; refer to them by `profile` or by `credentials: {env|file|command: …}`"),
+        (SITE + "login: {account: acme, user: ops}}", "3:3: sites.a: needs endpoints; write default: https://HOST:PORT"),
+        (SITE + "endpoints: {default: 'https://h'}, login: {account: acme, user: ops}}", "3:3: sites.a: a login by password is for eucalyptus; AWS gives keys"),
+        (SITE + "profile: p, ca_bundle: a.pem, verify: false}", "3:3: sites.a: verify: false makes ca_bundle useless; leave one of them out"),
+        (SITE + "profile: p, endpoints: {default: 'https://{user}.h'}}", "3:88: sites.a.endpoints.default: 'https://{user}.h' is no endpoint; write https://HOST[:PORT][/PATH], without user or password"),
+        ("drpilot: 1\nsites: {a: {cloud: aws, account: '123456789012', profile: p}}", "2:9: sites.a: needs a region"),
+        ("drpilot: 1\nsites: {a: {cloud: eucalyptus-5, account: '123456789012', credentials: {file: k}}}", "2:9: sites.a: needs endpoints; write default: https://HOST:PORT"),
+        ("drpilot: 1\nwitness: {site: a, bucket: b}\nsites: {a: {cloud: eucalyptus-5, account: '123456789012', profile: p}}", "2:11: witness: eucalyptus-5 has no conditional writes, so two controllers could both win; take a site of aws"),
         ("drpilot: 1\nsites: {A: {cloud: aws, region: r, account: '123456789012', profile: p}}", "2:9: sites.A: 'A' does not have the form ^[a-z][a-z0-9-]*$"),
-        ("drpilot: 1\nsites: {a: {cloud: eucalyptus, region: r, account: '123456789012', profile: p}}", "2:20: sites.a.cloud: must be 'aws', not 'eucalyptus'"),
+        ("drpilot: 1\nsites: {a: {cloud: eucalyptus, region: r, account: '123456789012', profile: p}}", "2:20: sites.a.cloud: must be 'aws', 'eucalyptus-3.4', 'eucalyptus-4.4' or 'eucalyptus-5', not 'eucalyptus'"),
         ("drpilot: 1\nsites: {a: {cloud: aws, region: r, account: 12, profile: p}}", "2:45: sites.a.account: '12' does not have the form ^\\d{12}$"),
     ],
 )  # fmt: skip
