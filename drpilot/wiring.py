@@ -145,8 +145,13 @@ def kind_of(site: SiteSettings) -> str:
     return detect(opened)
 
 
-def slots_of(site: SiteSettings) -> Mapping[str, int]:
-    """How much long work of each kind a site does at once: its own word, else its kind of cloud's. Calls nothing."""
+def slots_of(site: SiteSettings | None) -> Mapping[str, int]:
+    """How much long work of each kind a site does at once: its own word, else its kind of cloud's. Calls nothing.
+
+    Nothing is known of a site that is not configured (any more): a failover must begin all the same.
+    """
+    if site is None:
+        return {}
     return {str(kind): count for kind, count in {**DIALECTS[site.cloud].slots, **site.at_once}.items()}
 
 
@@ -278,7 +283,7 @@ def open_house(
         account=who.name if lab else who.account or who.name,
         lab=lab,
         told=sites.told,
-        slots=lambda name: slots_of(settings.site(name)),
+        slots=lambda name: slots_of(settings.sites.get(name)),
         pulse=pulse,
     )
 

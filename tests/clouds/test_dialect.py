@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import botocore.session
 import pytest
 from botocore.model import ServiceModel
 
 from drpilot.clouds.dialect import AWS, Dialect
 from drpilot.clouds.dialects import DIALECTS
+from drpilot.inventory.configuration import SiteSettings
+from drpilot.wiring import slots_of
 
 LOADER = botocore.session.Session().get_component("data_loader")
 
@@ -33,6 +37,14 @@ def test_tables_name_operations_that_exist() -> None:
         service, operation = name.split(":")
         if operation not in classes:
             assert operation in _model(service).operation_names, name
+
+
+def test_a_site_says_better_than_its_kind_how_much_it_does_at_once() -> None:
+    """20 copies by the kind of cloud, five by the site's own word, and nothing of a site that is not configured."""
+    site = SiteSettings("away", "aws", "eu-west-1", "123456789012", "dr")
+    assert slots_of(site) == {"copy-snapshot": 20}
+    assert slots_of(replace(site, at_once={"copy-snapshot": 5})) == {"copy-snapshot": 5}
+    assert slots_of(None) == {}
 
 
 def test_page_sizes_lie_within_what_the_model_allows() -> None:
