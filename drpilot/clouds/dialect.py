@@ -190,6 +190,7 @@ AWS = Dialect(
             "route53",
             "s3",
             "s3:conditional-write",
+            "s3:object-ownership",
             "service-quotas",
             "sts",
         }
