@@ -60,6 +60,7 @@ class Order:
     machine: Machine = field(default_factory=Machine)
     kind: str = "machine"
     profile: str = "fast"
+    part_bytes: int = PART_BYTES
     workers: int = field(default_factory=lambda: os.cpu_count() or 1)
 
 
@@ -97,7 +98,7 @@ def bundle(image: Path, order: Order, secrets: seal.Secrets, sink: PartSink, wat
     try:
         size = _size(fd, image)
         reader = _Reader(_Image(fd, image, size), order, watch)
-        cutter = _Cutter(order.name, secrets, sink)
+        cutter = _Cutter(order, secrets, sink)
         _run(reader, cutter, order.workers)
         manifest = _manifest(order, secrets, size, reader.tar, cutter)
         sink.manifest(manifest_name(order.name), write(manifest, seal.signer(order.signer)))
@@ -226,13 +227,13 @@ class _Reader:
 class _Cutter:
     """The last stage: AES-128-CBC with PKCS#7 padding, cut into parts. A part exists only if it holds a byte."""
 
-    def __init__(self, name: str, secrets: seal.Secrets, sink: PartSink) -> None:
+    def __init__(self, order: Order, secrets: seal.Secrets, sink: PartSink) -> None:
         self.parts: list[Part] = []
         self.total_bytes = 0
-        self._name, self._sink = name, sink
+        self._name, self._part_bytes, self._sink = order.name, order.part_bytes, sink
         self._cipher = Cipher(algorithms.AES(secrets.key), modes.CBC(secrets.iv)).encryptor()
         self._packed_bytes = 0
-        self._part = bytearray(PART_BYTES)
+        self._part = bytearray(self._part_bytes)
         self._filled = 0
 
     def take(self, packed: bytes) -> None:
@@ -248,10 +249,10 @@ class _Cutter:
     def _append(self, data: bytes) -> None:
         place = 0
         while place < len(data):
-            taken = min(PART_BYTES - self._filled, len(data) - place)
+            taken = min(self._part_bytes - self._filled, len(data) - place)
             self._part[self._filled : self._filled + taken] = memoryview(data)[place : place + taken]
             place, self._filled = place + taken, self._filled + taken
-            if self._filled == PART_BYTES:
+            if self._filled == self._part_bytes:
                 self._cut()
 
     def _cut(self) -> None:
@@ -262,4 +263,4 @@ class _Cutter:
         self.total_bytes += len(data)
         self._sink.part(name, data)
         del data  # the sink's now; one that is done with it has freed it before the next is made
-        self._part, self._filled = bytearray(PART_BYTES), 0
+        self._part, self._filled = bytearray(self._part_bytes), 0
