@@ -34,6 +34,7 @@ from drpilot.transfer.codec import (
     checksum,
     deflated,
     gzip_trailer,
+    window_of,
     zeros,
 )
 from drpilot.transfer.line import Channel, Line
@@ -162,6 +163,7 @@ class _Reader:
         self.tar = _Tar()
         self._image, self._order, self._watch = image, order, watch
         self._sha1 = hashlib.sha1(usedforsecurity=False)
+        self._before = b""
 
     def run(self, pool: ThreadPoolExecutor, pieces: Channel[Future[bytes] | bytes]) -> None:
         header = tarframe.header(self._order.name, self._image.size)
@@ -215,7 +217,8 @@ class _Reader:
         else:
             if self._watch.uplink is not None and len(piece) == PIECE_BYTES:
                 self._watch.uplink.measure(piece)
-            pieces.put(pool.submit(deflated, self._profile, piece))
+            pieces.put(pool.submit(deflated, self._profile, piece, self._before))
+        self._before = window_of(piece)
 
     @property
     def _profile(self) -> Profile:
@@ -238,20 +241,25 @@ class _Cutter:
 
     def take(self, packed: bytes) -> None:
         self._packed_bytes += len(packed)
-        self._append(self._cipher.update(packed))
+        self._append(packed)
 
     def close(self) -> None:
         padding = 16 - self._packed_bytes % 16
-        self._append(self._cipher.update(bytes([padding]) * padding) + self._cipher.finalize())
+        self._append(bytes([padding]) * padding)
+        self._cipher.finalize()
         if self._filled:
             self._cut()
 
-    def _append(self, data: bytes) -> None:
-        place = 0
-        while place < len(data):
-            taken = min(self._part_bytes - self._filled, len(data) - place)
-            self._part[self._filled : self._filled + taken] = memoryview(data)[place : place + taken]
-            place, self._filled = place + taken, self._filled + taken
+    def _append(self, packed: bytes) -> None:
+        """Encrypt into the open part where there is room, else by way of a piece that is cut."""
+        if self._filled + len(packed) + 16 <= self._part_bytes:
+            self._filled += self._cipher.update_into(packed, memoryview(self._part)[self._filled :])
+            return
+        data = memoryview(self._cipher.update(packed))
+        while data:
+            taken = min(self._part_bytes - self._filled, len(data))
+            self._part[self._filled : self._filled + taken] = data[:taken]
+            self._filled, data = self._filled + taken, data[taken:]
             if self._filled == self._part_bytes:
                 self._cut()
 

@@ -1,8 +1,8 @@
 """Deflate and inflate by the fastest library that is installed, and which one to take.
 
 Every piece is deflated by itself and ends on a byte (`Z_SYNC_FLUSH`), so pieces made by several threads, even by
-several libraries, join into one gzip member (RFC 1951, RFC 1952). One member only, because some readers stop at the end
-of the first.
+several libraries and levels, join into one gzip member (RFC 1951, RFC 1952). Its matches may reach back into the piece
+before, as in any stream. One member only, because some readers stop at the end of the first.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ __all__ = [
     "deflated",
     "fallback",
     "gzip_trailer",
+    "window_of",
     "zeros",
 ]
 
@@ -40,20 +41,30 @@ GZIP_HEADER = (
 _LAST_BLOCK = b"\x03\0"
 
 
+_WINDOW_BYTES = 1 << 15  # how far a match reaches back
+_HEAD_BYTES = 1 << 16
+
+
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """How to compress: a library with zlib's interface, its level, and what people install to have it."""
+    """How to compress: a library with zlib's interface, its level, and what people install to have it.
+
+    `rest` gives the level for what follows a piece's head by how far the head shrank: (ratio up to which, level).
+    Measured on a file system of programs: isal's level 3 earns its time on what shrinks little, zlib-ng's 7 on what
+    shrinks well.
+    """
 
     name: str
     library: str
     level: int
-    package: str
+    package: str = ""
+    rest: tuple[tuple[float, int], ...] = ()
 
 
 PROFILES = {
-    "fast": Profile("fast", "isal.isal_zlib", 2, "isal"),
-    "small": Profile("small", "zlib_ng.zlib_ng", 6, "zlib-ng"),
-    "plain": Profile("plain", "zlib", 6, ""),
+    "fast": Profile("fast", "isal.isal_zlib", 2, "isal", ((0.3, 2), (0.99, 3), (2.0, 1))),
+    "small": Profile("small", "zlib_ng.zlib_ng", 6, "zlib-ng", ((0.5, 7), (2.0, 6))),
+    "plain": Profile("plain", "zlib", 6),
 }
 
 
@@ -71,11 +82,31 @@ def fallback(names: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(profile.package for profile in missing)
 
 
-def deflated(profile: Profile, piece: bytes) -> bytes:
-    """`piece` as raw deflate blocks that end on a byte; by zlib where the profile's library is missing."""
-    library = _library(profile.library) or zlib
-    packer = library.compressobj(profile.level, zlib.DEFLATED, -15)
-    return bytes(packer.compress(piece) + packer.flush(zlib.Z_SYNC_FLUSH))
+def deflated(profile: Profile, piece: bytes, before: bytes = b"") -> bytes:
+    """`piece` as raw deflate blocks that end on a byte; by zlib where the profile's library is missing.
+
+    `before` are the bytes in front of it in the stream, as far as it may refer to them (32 KiB).
+    """
+    library = _library(profile.library)
+    if library is None or len(piece) <= _HEAD_BYTES or not profile.rest:
+        return _packed(library or zlib, profile.level, piece, before)
+    head, whole = _packed(library, profile.level, piece[:_HEAD_BYTES], before), memoryview(piece)
+    ratio = len(head) / _HEAD_BYTES
+    level = next((level for most, level in profile.rest if ratio <= most), profile.level)
+    return head + _packed(
+        library, level, whole[_HEAD_BYTES:], piece[_HEAD_BYTES - _WINDOW_BYTES : _HEAD_BYTES]
+    )
+
+
+def _packed(library: Any, level: int, data: bytes | memoryview, before: bytes) -> bytes:
+    window = {"zdict": before} if before else {}
+    packer = library.compressobj(level, zlib.DEFLATED, -15, **window)
+    return bytes(packer.compress(data) + packer.flush(zlib.Z_SYNC_FLUSH))
+
+
+def window_of(piece: bytes) -> bytes:
+    """The end of a piece, as the next one may refer to it."""
+    return piece[-_WINDOW_BYTES:]
 
 
 @cache
