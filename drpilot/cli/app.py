@@ -15,7 +15,7 @@ from typer.exceptions import Abort, TyperException
 
 from drpilot.__about__ import __version__
 from drpilot.base.errors import DrpilotError
-from drpilot.cli import act, attend, look, practise, protecting, setup, sites, steer
+from drpilot.cli import act, attend, bundlebuckets, bundles, look, practise, protecting, setup, sites, steer
 from drpilot.cli.options import framed
 from drpilot.cli.session import bug, conduct, refuse
 from drpilot.cli.terminal import Terminal
@@ -217,6 +217,21 @@ _branch(
 _add(app, "protect", protecting.protect, SET_UP)
 
 _add(app, "replicate", act.replicate, DATA)
+_branch(
+    "bundle",
+    "Images as bundles: create, extract, verify, show, retarget, upload, download, delete",
+    DATA,
+    {
+        "create": bundles.create,
+        "extract": bundles.extract,
+        "verify": bundles.verify,
+        "show": bundles.show,
+        "retarget": bundles.retarget,
+        "upload": bundlebuckets.upload,
+        "download": bundlebuckets.download,
+        "delete": bundlebuckets.delete,
+    },
+)
 
 _add(app, "drill", act.drill, PRACTISE)
 _add(app, "demo", practise.demo, PRACTISE)

@@ -10,8 +10,9 @@ from __future__ import annotations
 import inspect
 import typing
 from collections.abc import Callable
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -20,6 +21,7 @@ __all__ = [
     "Common",
     "Consent",
     "Detach",
+    "Folder",
     "GroupName",
     "Move",
     "Naming",
@@ -126,6 +128,38 @@ class Naming:
     ] = False
 
 
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """For commands that write files: there `--output` names the folder, and still the form where it says `json`.
+
+    Given twice it does both (`--output DIR --output json`); a folder that is called so is `./json`.
+    """
+
+    output: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="DIR|json|table",
+            help="the folder written into; json or table is the form of the result, as everywhere",
+        ),
+    ] = None
+
+    @property
+    def path(self) -> Path | None:
+        """The folder, None where only a form was given."""
+        named = [text for text in self.output or () if text not in _FORMS]
+        return Path(named[-1]) if named else None
+
+    @property
+    def form(self) -> Output | None:
+        """The form of the result, None where only a folder was given."""
+        named = [text for text in self.output or () if text in _FORMS]
+        return Output(named[-1]) if named else None
+
+
+_FORMS = frozenset(form.value for form in Output)
+
 GroupName = Annotated[str, typer.Argument(metavar="GROUP", help="a protection group", show_default=False)]
 RunName = Annotated[
     str,
@@ -174,7 +208,9 @@ def framed(function: Callable[..., Any], conduct: Callable[..., Any]) -> Callabl
         else:
             parameters.append(parameter.replace(annotation=kind, kind=inspect.Parameter.KEYWORD_ONLY))
     groups["common"] = Common
-    parameters += _flattened("common", Common)
+    own_output = Folder in groups.values()
+    common_options = _flattened("common", Common)
+    parameters += [each for each in common_options if not (own_output and each.name == "common__output")]
 
     def command(**values: Any) -> Any:
         built: dict[str, Any] = {}
@@ -185,6 +221,8 @@ def framed(function: Callable[..., Any], conduct: Callable[..., Any]) -> Callabl
             }
             built[name] = kind(**own)
         common = built.pop("common")
+        form = next((each.form for each in built.values() if isinstance(each, Folder)), None)
+        common = common if form is None else replace(common, output=form)
         return conduct(function, common, {**values, **built})
 
     command.__name__ = function.__name__

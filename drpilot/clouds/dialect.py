@@ -270,6 +270,7 @@ AWS = Dialect(
             "s3:conditional-write",
             "s3:list-v2",
             "s3:multipart",
+            "s3:object-ownership",
             "service-quotas",
             "sts",
             "tag-on-create",

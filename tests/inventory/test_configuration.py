@@ -66,7 +66,7 @@ def test_reads_everything(tmp_path: Path) -> None:
         {"ec2": "http://127.0.0.1:41001", "default": "https://[::1]:8443/x"},
         Credentials("file", str(tmp_path / "keys.json")),
         str(tmp_path / "ca.pem"),
-        {"copy-snapshot": 5},
+        at_once={"copy-snapshot": 5},
     )
     assert configuration.who_may("approve") == ("oncall", "second")
     with pytest.raises(DrpilotError) as caught:
