@@ -76,7 +76,7 @@ def _read(row: Mapping[str, Any]) -> Machine:
         for item in row.get("BlockDeviceMappings") or []
         if (item.get("Ebs") or {}).get("Status", "attached") == "attached"
     }
-    root = volumes.pop(row.get("RootDeviceName"), None)
+    root = volumes.pop(row.get("RootDeviceName"), None) or row.get("_root")
     return Machine(
         instance_id=row["InstanceId"],
         state=row["State"]["Name"],

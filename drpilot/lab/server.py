@@ -203,6 +203,7 @@ class Site:
             self._api.server_close()
             self._api = None
         cloud.find_peer = self._find_peer
+        cloud.hosts = frozenset(f"{host}:{self.api_port}" for host in (_LOOPBACK, "localhost"))
         self._commands: dict[str, Callable[[dict[str, Any]], Any]] = {
             "status": self._status,
             "inventory": lambda given: {"resources": cloud.inventory()},
@@ -383,6 +384,8 @@ def settings_from(entry: dict[str, Any]) -> Settings:
         seed=entry["seed"],
         speed=float(entry.get("speed", 1.0)),
         keys={entry["access_key"]: entry["secret_key"]},
+        platform=entry.get("platform", ""),
+        login=entry.get("login", ()),
     )
 
 

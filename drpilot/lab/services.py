@@ -29,6 +29,13 @@ _MODULES = (
     "names",
     "objects",
     "guest",
+    "eucalyptus.ec2",
+    "eucalyptus.classic",
+    "eucalyptus.objectstore",
+    "eucalyptus.euare",
+    "eucalyptus.empyrean",
+    "eucalyptus.registration",
+    "eucalyptus.conversion",
 )
 
 
