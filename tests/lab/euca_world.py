@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from xml.sax.saxutils import escape
 
 import boto3
 import botocore.session
@@ -131,3 +132,42 @@ def refused(call: Callable[..., Any], **params: Any) -> tuple[int, str, str]:
         str(reply["Error"]["Code"]),
         str(reply["Error"]["Message"]),
     )
+
+
+PART_BYTES = 10 * 1024 * 1024
+
+
+def import_manifest(
+    s3: Any, image: bytes, *, bucket: str = "import", part_bytes: int = PART_BYTES
+) -> dict[str, str]:
+    """Upload an image in parts with its import manifest, as a client of such a cloud does; gives the presigned
+    URL of the manifest, its key, and its text.
+    """
+    parts = []
+    for index, start in enumerate(range(0, len(image), part_bytes)):
+        data, key = image[start : start + part_bytes], f"image.part.{index}"
+        s3.put_object(Bucket=bucket, Key=key, Body=data)
+        given = {"Bucket": bucket, "Key": key}
+        urls = "".join(
+            f"<{name}-url>{escape(s3.generate_presigned_url(call, Params=given))}</{name}-url>"
+            for name, call in (("head", "head_object"), ("get", "get_object"), ("delete", "delete_object"))
+        )
+        span = f'<byte-range start="{start}" end="{start + len(data) - 1}"/>'
+        parts.append(f'<part index="{index}">{span}<key>{key}</key>{urls}</part>')
+    text = (
+        "<?xml version='1.0' encoding='UTF-8'?><manifest><version>2010-11-15</version><file-format>RAW</file-format>"
+        f"<import><size>{len(image)}</size><volume-size>1</volume-size>"
+        f'<parts count="{len(parts)}">{"".join(parts)}</parts></import></manifest>'
+    )
+    s3.put_object(Bucket=bucket, Key="image.manifest.xml", Body=text.encode())
+    given = {"Bucket": bucket, "Key": "image.manifest.xml"}
+    return {"url": s3.generate_presigned_url("get_object", Params=given), "key": given["Key"], "text": text}
+
+
+def import_request(url: str, size: int, volume_gib: int = 1) -> dict[str, Any]:
+    """The parameters of ImportVolume."""
+    return {
+        "AvailabilityZone": "cluster01",
+        "Image": {"Format": "RAW", "Bytes": size, "ImportManifestUrl": url},
+        "Volume": {"Size": volume_gib},
+    }
