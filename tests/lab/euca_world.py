@@ -14,6 +14,7 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from drpilot.base.clock import Clock, ManualClock
+from drpilot.lab.access import QueryWatch, forget_token, recipe
 from drpilot.lab.cloud import Cloud, Settings
 from drpilot.lab.eucalyptus.services import endpoints_of
 from drpilot.lab.wire import attach
@@ -22,43 +23,16 @@ from tests.lab.core_world import REAL
 VERSIONS = ("3.4", "4.4", "5")
 ACCOUNT = "123456789012"
 KEY, SECRET = "AKIDEXAMPLE", "secret"
-_LOADER = botocore.session.get_session().get_component("data_loader")
-
-
-class _QueryLoader:
-    """The shared loader, but CloudWatch speaks Query: today's model prefers JSON, which the cloud has not."""
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(_LOADER, name)
-
-    def load_service_model(self, service: str, kind: str, api_version: str | None = None) -> Any:
-        model = _LOADER.load_service_model(service, kind, api_version)
-        if service != "cloudwatch" or kind != "service-2":
-            return model
-        return {**model, "metadata": {**model["metadata"], "protocol": "query", "protocols": ["query"]}}
-
-
-def _forget_token(params: dict[str, Any], **_: Any) -> None:
-    """Botocore fills ClientToken in by itself; CreateVolume has none there."""
-    params["body"].pop("ClientToken", None)
 
 
 def euca_client(version: str, service: str, origin: str, keys: tuple[str, ...], **options: Any) -> Any:
     """A boto3 client after the recipe for such clouds. `keys` are id and secret, or those and a token."""
     core = botocore.session.get_session()
-    core.register_component("data_loader", _QueryLoader())
+    core.register_component("data_loader", QueryWatch())
     session = boto3.Session(*keys, region_name="eucalyptus", botocore_session=core)
-    settings: dict[str, Any] = {
-        "retries": {"total_max_attempts": 1},
-        "s3": {"addressing_style": "path"},
-        "request_checksum_calculation": "when_required",
-        "response_checksum_validation": "when_required",
-    }
-    if service == "s3":
-        settings["signature_version"] = "s3" if version == "3.4" else "s3v4"
     url = endpoints_of(version, origin)[service]
-    client = session.client(service, endpoint_url=url, config=Config(**(settings | options)))
-    client.meta.events.register("before-call.ec2.CreateVolume", _forget_token)
+    client = session.client(service, endpoint_url=url, config=Config(**(recipe(version, service) | options)))
+    client.meta.events.register("before-call.ec2.CreateVolume", forget_token)
     return client
 
 
