@@ -27,7 +27,10 @@ _ROOT = "/dev/sda"
 # -- network ----------------------------------------------------------------------------------------------
 
 
-def _has_vpcs(ec2: Any) -> bool:
+def _has_vpcs(ec2: Any, dialect: str) -> bool:
+    """Whether the account has VPCs; 3.4 has none, nor the action to ask."""
+    if dialect == "eucalyptus-3.4":
+        return False
     found = ec2.describe_account_attributes(AttributeNames=["supported-platforms"])["AccountAttributes"]
     return any(value["AttributeValue"] == "VPC" for item in found for value in item["AttributeValues"])
 
@@ -38,12 +41,12 @@ def _mark(ec2: Any, resource_id: str, **given: str) -> str:
     return resource_id
 
 
-def _network(ec2: Any, block: str) -> dict[str, Any]:
+def _network(ec2: Any, block: str, dialect: str) -> dict[str, Any]:
     """VPC, a subnet in each of two clusters, a way out, and the three security groups; only the groups without
     VPCs.
     """
     zones = [zone["ZoneName"] for zone in ec2.describe_availability_zones()["AvailabilityZones"]][:2]
-    if not _has_vpcs(ec2):
+    if not _has_vpcs(ec2, dialect):
         groups = _security_groups(ec2, None)
         return {"vpc": "", "zones": zones, "subnets": [], "security_groups": groups, "gateway": ""}
     vpc_id = _mark(ec2, ec2.create_vpc(CidrBlock=block)["Vpc"]["VpcId"], Name="shop")
@@ -76,7 +79,7 @@ def prepare(away: Clients, plan: Plan, block: str) -> dict[str, Any]:
     """The empty landing place: network, security groups and key pair of equal names."""
     ec2 = away("ec2")
     ec2.import_key_pair(KeyName="shop-ops", PublicKeyMaterial=public_key(plan))
-    return _network(ec2, block)
+    return _network(ec2, block, plan.away)
 
 
 # -- bytes ------------------------------------------------------------------------------------------------
@@ -286,7 +289,7 @@ def build(home: Clients, edge: Clients, plan: Plan) -> dict[str, Any]:
     """Build the shop; done once the load balancer's instances are healthy. Gives what `shop.build` gives."""
     ec2 = home("ec2")
     ec2.import_key_pair(KeyName="shop-ops", PublicKeyMaterial=public_key(plan))
-    network = _network(ec2, plan.home_network)
+    network = _network(ec2, plan.home_network, plan.home)
     if plan.write is None:
         home("s3").create_bucket(Bucket=_BUCKET)
     roots = {

@@ -101,10 +101,10 @@ def test_every_unknown_field_is_named(modern: Twin) -> None:
 def test_an_unknown_operation_is_refused_as_that_cloud_does(twin: Twin) -> None:
     """No message class, no binding: the fault names the operation and the version's namespace."""
     year = {"3.4": "2013_08_15", "4.4": "2016_09_15", "5": "2016_11_15"}[twin.version]
-    assert refused(twin.client().describe_nat_gateways) == (
+    assert refused(twin.client().describe_transit_gateways) == (
         400,
         "400 Bad Request",
-        f"{_UNMAPPED} DescribeNatGateways in namespace: ec2_amazonaws_com_doc_{year}",
+        f"{_UNMAPPED} DescribeTransitGateways in namespace: ec2_amazonaws_com_doc_{year}",
     )
     assert refused(twin.client("sts").assume_role, RoleArn="a" * 20, RoleSessionName="me")[0] == 400
 
@@ -444,10 +444,10 @@ def test_without_vpcs_groups_have_names(tmp_path: Path) -> None:
 
 
 def test_vpcs_where_the_mode_has_them(modern: Twin, tmp_path: Path) -> None:
-    """4.4 in mode VPCMIDO says VPC; 3.4 does not say, and knows no VPC operation."""
+    """4.4 in mode VPCMIDO says VPC; 3.4 can't be asked, and knows no VPC operation."""
     assert _platforms(modern) == ["VPC"]
     old = Twin(tmp_path / "old", "3.4")
-    assert _platforms(old) == []
+    assert refused(old.client().describe_account_attributes)[0] == 400
     assert refused(old.client().describe_vpcs)[0] == 400
     old.close()
 

@@ -30,7 +30,6 @@ DeleteSnapshot SnapshotId
 DeleteTags ResourceId.# Tag.#.Key Tag.#.Value
 DeleteVolume VolumeId
 DeregisterImage ImageId
-DescribeAccountAttributes AttributeName.#
 DescribeAddresses PublicIp.# @Filter
 DescribeAvailabilityZones ZoneName.# @Filter
 DescribeConversionTasks ConversionTaskId.#
@@ -45,7 +44,7 @@ DescribeRegions RegionName.# @Filter
 DescribeSecurityGroups GroupName.# GroupId.# @Filter
 DescribeSnapshotAttribute SnapshotId Attribute
 DescribeSnapshots SnapshotId.# Owner.# RestorableBy.# @Filter
-DescribeTags @Filter @Page
+DescribeTags @Filter
 DescribeVolumes VolumeId.# @Filter
 DetachVolume VolumeId InstanceId Device Force
 DisassociateAddress PublicIp
@@ -57,6 +56,8 @@ ModifyImageAttribute LaunchPermission.Add.#.UserId LaunchPermission.Add.#.Group
 ModifyImageAttribute LaunchPermission.Remove.#.UserId LaunchPermission.Remove.#.Group
 ModifyInstanceAttribute InstanceId Attribute Value InstanceType.Value Kernel.Value Ramdisk.Value UserData.Value
 ModifyInstanceAttribute DisableApiTermination.Value InstanceInitiatedShutdownBehavior.Value
+ModifyInstanceAttribute BlockDeviceMapping.#.DeviceName BlockDeviceMapping.#.Ebs.VolumeId
+ModifyInstanceAttribute BlockDeviceMapping.#.Ebs.DeleteOnTermination
 ModifySnapshotAttribute SnapshotId Attribute OperationType UserId.# Group.# ProductCode.#
 ModifySnapshotAttribute CreateVolumePermission.Add.#.UserId CreateVolumePermission.Add.#.Group
 ModifySnapshotAttribute CreateVolumePermission.Remove.#.UserId CreateVolumePermission.Remove.#.Group
@@ -101,24 +102,28 @@ DeleteRoute RouteTableId DestinationCidrBlock
 DeleteRouteTable RouteTableId
 DeleteSubnet SubnetId
 DeleteVpc VpcId
-DescribeAccountAttributes @Filter
+DescribeAccountAttributes AttributeName.# @Filter
 DescribeAddresses AllocationId.#
 DescribeFlowLogs FlowLogId.# @Filter @Page
 DescribeImportImageTasks ImportTaskId.# @Filter @Page
 DescribeImportSnapshotTasks ImportTaskId.# @Filter @Page
 DescribeInstances @Page
 DescribeInternetGateways InternetGatewayId.# @Filter
+DescribeNatGateways NatGatewayId.# @Filter
 DescribeNetworkInterfaces NetworkInterfaceId.# @Filter
 DescribeReservedInstances ReservedInstancesId.# OfferingClass OfferingType @Filter
 DescribeRouteTables RouteTableId.# @Filter
 DescribeSnapshots @Page
 DescribeSpotInstanceRequests SpotInstanceRequestId.# @Filter
 DescribeSubnets SubnetId.# @Filter
+DescribeTags @Page
 DescribeVolumeStatus VolumeId.# @Filter @Page
 DescribeVolumes @Page
 DescribeVpcAttribute VpcId Attribute
+DescribeVpcEndpoints VpcEndpointId.# @Filter
 DescribeVpcPeeringConnections VpcPeeringConnectionId.# @Filter
 DescribeVpcs VpcId.# @Filter
+DescribeVpnGateways VpnGatewayId.# @Filter
 DetachInternetGateway InternetGatewayId VpcId
 DetachNetworkInterface AttachmentId Force
 DisassociateAddress AssociationId
@@ -167,8 +172,8 @@ OPERATIONS: Mapping[str, Fields] = {
 _STUBS_4_4 = words(
     "CopyImage CopySnapshot CreateFlowLogs CreateVpcPeeringConnection DescribeFlowLogs"
     " DescribeImportImageTasks DescribeImportSnapshotTasks DescribeReservedInstances"
-    " DescribeSpotInstanceRequests DescribeVpcPeeringConnections ImportImage ImportSnapshot"
-    " RequestSpotInstances"
+    " DescribeSpotInstanceRequests DescribeVpcEndpoints DescribeVpcPeeringConnections DescribeVpnGateways"
+    " ImportImage ImportSnapshot RequestSpotInstances"
 )
 STUBS: Mapping[str, frozenset[str]] = {
     "3.4": frozenset(),

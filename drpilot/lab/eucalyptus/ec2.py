@@ -39,14 +39,18 @@ def describe_regions(cloud: Cloud, params: dict[str, Any]) -> dict[str, Any]:
 
 @action("ec2", "DescribeAccountAttributes", family="eucalyptus")
 def describe_account_attributes(cloud: Cloud, params: dict[str, Any]) -> dict[str, Any]:
-    """What the account has. 3.4 does not say which networking there is: it has one."""
+    """What the account has; which networking, above all. 3.4 has one, and no such action."""
     answer = network.describe_account_attributes(cloud, params)["AccountAttributes"]
     for item in answer:
         if item["AttributeName"] == "supported-platforms":
             item["AttributeValues"] = [{"AttributeValue": "EC2" if cloud.classic else "VPC"}]
-    if cloud.traits.version == "3.4":
-        answer = [item for item in answer if item["AttributeName"] != "supported-platforms"]
     return {"AccountAttributes": answer}
+
+
+@action("ec2", "DescribeNatGateways", family="eucalyptus")
+def describe_nat_gateways(cloud: Cloud, params: dict[str, Any]) -> dict[str, Any]:
+    """None: the lab can't make one."""
+    return {"NatGateways": []}
 
 
 @action("ec2", "DescribeInstanceTypes", family="eucalyptus")
