@@ -4,12 +4,13 @@ its own with drpilot.yaml and shop.yaml, so that `--lab` on any command means th
 
 from __future__ import annotations
 
+import base64
 import json
 import shutil
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,18 @@ from drpilot.clouds.credentials import CredentialsReference
 from drpilot.clouds.session import Clients, SiteSettings
 from drpilot.inventory import configuration
 from drpilot.lab import shop
+from drpilot.lab.access import site_clients
 from drpilot.lab.faults import KINDS
-from drpilot.lab.process import DEFAULT_SPEED, LabError, SiteAccess, World
+from drpilot.lab.process import DEFAULT_SPEED, PAIRS, LabError, SiteAccess, World, pair_of
 
-__all__ = ["Lab"]
+__all__ = ["DEFAULT_PAIR", "Lab"]
 
 BUCKET = "drpilot-witness"
+DEFAULT_PAIR = "aws-aws"
+EUCALYPTUS = "4.4"
 _SHOP_PORT = 8080
 SERVICES = ("ec2", "ebs", "sts", "autoscaling", "elbv2", "route53", "s3", "kms", "service-quotas")
+_BESIDE_EUCALYPTUS = ("elb", "cloudwatch")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +59,26 @@ class Lab:
         """Whether the lab was ever brought up completely."""
         return self.shop_file.exists() and self.world.exists
 
-    def up(self, *, speed: float | None = None) -> Started:
-        """Start the three processes; the first time also build the shop and write the files."""
+    @property
+    def pair(self) -> str | None:
+        """The kinds of cloud that home and away are; None before the lab was ever started."""
+        sites = self.world.sites()
+        if not {"home", "away"} <= sites.keys():
+            return None
+        kinds = tuple("aws" if sites[name].dialect == "aws" else "eucalyptus" for name in ("home", "away"))
+        return next(name for name, pair in PAIRS.items() if pair == kinds)
+
+    def up(
+        self, *, speed: float | None = None, pair: str | None = None, euca_version: str = EUCALYPTUS
+    ) -> Started:
+        """Start the three processes; the first time also build the shop and write the files.
+
+        A lab keeps the pair it was made with; asking for another one is DrpilotError `usage`.
+        """
+        dialects = self._dialects(pair, euca_version)
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         with _named():
-            sites = self.world.up(speed=speed if speed is not None else DEFAULT_SPEED)
+            sites = self.world.up(speed=speed if speed is not None else DEFAULT_SPEED, dialects=dialects)
         if self.shop_file.exists():
             return Started(sites, built=False)
         self._write_configuration(sites)
@@ -67,14 +87,32 @@ class Lab:
         self.shop_file.write_text(built["group_file"])
         return Started(sites, built=True)
 
-    def clients(self, site: SiteAccess) -> Clients:
-        """Unchanged botocore clients of a lab site."""
+    def _dialects(self, pair: str | None, euca_version: str) -> dict[str, str]:
+        try:
+            wanted = pair_of(pair or self.pair or DEFAULT_PAIR, euca_version)
+        except (KeyError, ValueError):
+            what = f"--pair {pair} with Eucalyptus {euca_version} is not in the lab"
+            hint = f"pairs: {', '.join(PAIRS)}; versions: 3.4, 4.4, 5"
+            raise DrpilotError("usage", what=what, hint=hint) from None
+        if self.pair is None:
+            return wanted
+        there = {name: site.dialect for name, site in self.world.sites().items() if name in wanted}
+        if pair is not None and there != wanted:
+            shown = " and ".join(there.values())
+            what = f"this lab was made of {shown}, not of {' and '.join(wanted.values())}"
+            raise DrpilotError("usage", what=what, hint="drpilot lab reset, then lab up with the other pair")
+        return there
+
+    def clients(self, site: SiteAccess) -> Callable[[str], Any]:
+        """Unchanged botocore clients of a lab site, by service."""
+        if site.dialect != "aws":
+            return site_clients(site)
         endpoints = dict.fromkeys(SERVICES, site.endpoint)
         keys = CredentialsReference("file", str(self.folder / f"{site.name}.keys"))
         settings = SiteSettings(
             site.name, "aws", site.region, site.account, endpoints=endpoints, credentials=keys
         )
-        return Clients(settings)
+        return Clients(settings).client
 
     def _write_configuration(self, sites: Mapping[str, SiteAccess]) -> None:
         lines = ["drpilot: 1", f"witness: {{site: edge, bucket: {BUCKET}}}", "sites:"]
@@ -84,20 +122,32 @@ class Lab:
                 f"[default]\naws_access_key_id = {site.access_key}\naws_secret_access_key = {site.secret_key}\n"
             )
             keys.chmod(0o600)
-            endpoints = ", ".join(f"{service}: {site.endpoint!r}" for service in SERVICES)
+            services = SERVICES if self.pair == DEFAULT_PAIR else (*SERVICES, *_BESIDE_EUCALYPTUS)
+            endpoints = ", ".join(f"{service}: {site.endpoint!r}" for service in services)
+            if site.dialect != "aws":  # one front end; the paths of the services are the dialect's business
+                endpoints = f"default: {site.endpoint!r}"
             lines.append(
-                f'  {site.name}: {{cloud: aws, region: {site.region}, account: "{site.account}",'
+                f'  {site.name}: {{cloud: {site.dialect}, region: {site.region}, account: "{site.account}",'
                 f" endpoints: {{{endpoints}}}, credentials: {{file: {keys}}}}}"
             )
         (self.folder / configuration.FILE).write_text("\n".join(lines) + "\n")
 
     def _build(self, sites: Mapping[str, SiteAccess]) -> dict[str, Any]:
         clients = {name: self.clients(site) for name, site in sites.items()}
-        clients["edge"].client("s3").create_bucket(Bucket=BUCKET)
-        plan = _plan(self.folder)
-        built = shop.build(clients["home"].client, clients["edge"].client, plan)
-        prepared = shop.prepare(clients["away"].client, plan)
+        clients["edge"]("s3").create_bucket(Bucket=BUCKET)
+        plan = replace(_plan(self.folder), home=sites["home"].dialect, away=sites["away"].dialect)
+        for name, block in (("home", plan.home_network), ("away", plan.away_network)):
+            if sites[name].dialect != "aws":
+                self.control(name, "tune", classic_network=block)
+        if plan.home == "eucalyptus-3.4":
+            plan = replace(plan, write=self._write)
+        built = shop.build(clients["home"], clients["edge"], plan)
+        prepared = shop.prepare(clients["away"], plan)
         return {**built, "prepared": prepared, "group_file": shop.group_file(built, prepared, plan)}
+
+    def _write(self, volume_id: str, offset: int, data: bytes) -> None:
+        """Write onto a volume of home, as a person at a machine does that has it attached."""
+        self.control("home", "write", volume=volume_id, offset=offset, data=base64.b64encode(data).decode())
 
     def built(self) -> dict[str, Any]:
         """What the shop was built of: ids, and the digest of each data volume by its index."""

@@ -157,12 +157,23 @@ def lab_up(
         float | None,
         typer.Option("--speed", min=0.1, max=1000.0, help="how many seconds of the lab pass in one"),
     ] = None,
+    pair: Annotated[
+        str | None,
+        typer.Option(
+            "--pair", metavar="HOME-AWAY", help="aws-aws, euca-aws or aws-euca: the kinds of the clouds"
+        ),
+    ] = None,
+    euca_version: Annotated[
+        str, typer.Option("--euca-version", metavar="VERSION", help="3.4, 4.4 or 5: which Eucalyptus")
+    ] = "4.4",
 ) -> Answer:
     """Start the simulated clouds; the first time also build the sample shop."""
     lab = _lab(session)
     session.say("starting home, away and edge …")
-    started = lab.up(speed=speed)
-    rows = tuple((name, site.endpoint, site.region, site.account) for name, site in started.sites.items())
+    started = lab.up(speed=speed, pair=pair, euca_version=euca_version)
+    rows = tuple(
+        (name, site.dialect, site.endpoint, site.region, site.account) for name, site in started.sites.items()
+    )
     lines = [
         "the sample shop was built on home"
         if started.built
@@ -176,11 +187,16 @@ def lab_up(
         "folder": str(lab.folder),
         "group_file": str(lab.shop_file),
         "sites": {
-            name: {"endpoint": site.endpoint, "region": site.region, "account": site.account}
+            name: {
+                "dialect": site.dialect,
+                "endpoint": site.endpoint,
+                "region": site.region,
+                "account": site.account,
+            }
             for name, site in started.sites.items()
         },
     }
-    table = Table(("SITE", "ENDPOINT", "REGION", "ACCOUNT"), rows)
+    table = Table(("SITE", "DIALECT", "ENDPOINT", "REGION", "ACCOUNT"), rows)
     return Answer(
         data,
         (table, *lines),
@@ -202,16 +218,16 @@ def lab_status(session: Session) -> Answer:
     lab = _lab(session)
     if not lab.world.exists:
         raise DrpilotError("lab-down", why="no lab was ever started here")
-    states = lab.world.status()
+    states, sites = lab.world.status(), lab.world.sites()
     rows: list[tuple[Any, ...]] = []
     for name, state in states.items():
         if state is None:
-            rows.append((name, "down", None, None, None))
+            rows.append((name, sites[name].dialect, "down", None, None, None))
             continue
         faults = ", ".join(_fault_text(one) for one in state.get("faults", []))
         outage = f"outage: {state['outage']}" if state.get("outage") else "up"
-        rows.append((name, outage, state.get("api"), faults or None, state.get("calls")))
-    table = Table(("SITE", "STATE", "ENDPOINT", "FAULTS", "CALLS"), tuple(rows))
+        rows.append((name, state["dialect"], outage, state.get("api"), faults or None, state.get("calls")))
+    table = Table(("SITE", "DIALECT", "STATE", "ENDPOINT", "FAULTS", "CALLS"), tuple(rows))
     running = any(state is not None for state in states.values())
     data = {"running": running, "folder": str(lab.folder), "sites": states}
     return Answer(data, (table,), "drpilot status --lab" if running else "drpilot lab up")

@@ -1,8 +1,7 @@
 """The calls of Amazon EC2 Auto Scaling: groups, capacity, processes, tags, activities.
 
 What the groups then do by themselves is in scaling.py. Source: Amazon EC2 Auto Scaling API reference
-2011-01-01. Groups launch from launch templates; launch configurations and mixed instances policies are
-refused.
+2011-01-01. Groups launch from launch templates or launch configurations; mixed instances policies are refused.
 """
 
 from __future__ import annotations
@@ -12,7 +11,9 @@ from typing import Any
 
 from drpilot.base.clock import parse_time
 from drpilot.lab import machines, scaling, targets
+from drpilot.lab.classic_balancing import BALANCERS as CLASSIC_BALANCERS
 from drpilot.lab.cloud import Cloud, Refusal, action, kind
+from drpilot.lab.launch_configurations import has_configuration
 from drpilot.lab.marker import page
 from drpilot.lab.members import group_row, refused, shown_member
 from drpilot.lab.scaling import GROUPS, PROCESSES
@@ -39,6 +40,26 @@ def _template(cloud: Cloud, given: Mapping[str, Any]) -> dict[str, str]:
             "You must use a valid fully-formed launch template. The specified launch template,"
             f" {named}, or its version {given.get('Version')!r}, does not exist."
         )
+    return found
+
+
+def _launched_from(cloud: Cloud, params: Mapping[str, Any]) -> dict[str, Any]:
+    """The members `template` and `configuration` of a group, of which one is None."""
+    configuration = params.get("LaunchConfigurationName")
+    if bool(configuration) == bool(params.get("LaunchTemplate")):
+        raise refused("Valid requests must contain either LaunchTemplate or LaunchConfigurationName")
+    if not configuration:
+        return {"template": _template(cloud, params["LaunchTemplate"]), "configuration": None}
+    if not has_configuration(cloud, configuration):
+        raise refused(f"Launch configuration name not found - Launch configuration {configuration} not found")
+    return {"template": None, "configuration": configuration}
+
+
+def _balancers(cloud: Cloud, names: Iterable[str]) -> list[str]:
+    found = list(dict.fromkeys(names))
+    for name in found:
+        if name not in cloud.table(CLASSIC_BALANCERS):
+            raise refused("Provided Load Balancers may not be valid. Please ensure they exist and try again.")
     return found
 
 
@@ -102,8 +123,7 @@ def create_auto_scaling_group(cloud: Cloud, params: dict[str, Any]) -> dict[str,
             f"AutoScalingGroup by this name already exists - A group with the name {name} already exists"
         )
         raise Refusal("AlreadyExists", message)
-    if not params.get("LaunchTemplate"):
-        raise refused("Valid requests must contain a LaunchTemplate (the lab has no launch configurations).")
+    launched_from = _launched_from(cloud, params)
     low, high = int(params["MinSize"]), int(params["MaxSize"])
     given = params.get("DesiredCapacity")
     desired = low if given is None else int(given)
@@ -117,13 +137,14 @@ def create_auto_scaling_group(cloud: Cloud, params: dict[str, Any]) -> dict[str,
     row: dict[str, Any] = {
         "name": name,
         "arn": arn,
-        "template": _template(cloud, params["LaunchTemplate"]),
+        **launched_from,
         "min": low,
         "max": high,
         "desired": desired,
         "cooldown_s": int(params.get("DefaultCooldown") or 300),
         "subnets": subnets,
         "target_groups": _target_groups(cloud, params.get("TargetGroupARNs") or []),
+        "balancers": _balancers(cloud, params.get("LoadBalancerNames") or []),
         "health_check": _health_check(params.get("HealthCheckType") or "EC2"),
         "grace_s": int(params.get("HealthCheckGracePeriod") or 0),
         "policies": params.get("TerminationPolicies") or ["Default"],
@@ -149,7 +170,9 @@ def _described(cloud: Cloud, row: Mapping[str, Any]) -> dict[str, Any]:
     shown = {
         "AutoScalingGroupName": row["name"],
         "AutoScalingGroupARN": row["arn"],
-        "LaunchTemplate": {
+        "LaunchConfigurationName": row.get("configuration"),
+        "LaunchTemplate": template
+        and {
             "LaunchTemplateId": template["id"],
             "LaunchTemplateName": template["name"],
             "Version": template["version"],
@@ -159,7 +182,7 @@ def _described(cloud: Cloud, row: Mapping[str, Any]) -> dict[str, Any]:
         "DesiredCapacity": row["desired"],
         "DefaultCooldown": row["cooldown_s"],
         "AvailabilityZones": sorted({machines.zone_of_subnet(cloud, subnet) for subnet in row["subnets"]}),
-        "LoadBalancerNames": [],
+        "LoadBalancerNames": row.get("balancers") or [],
         "TargetGroupARNs": row["target_groups"],
         "HealthCheckType": row["health_check"],
         "HealthCheckGracePeriod": row["grace_s"],
@@ -235,9 +258,9 @@ def update_auto_scaling_group(cloud: Cloud, params: dict[str, Any]) -> dict[str,
     if row["status"]:
         raise Refusal("ScalingActivityInProgress", "The group is being deleted")
     _resize(row, params)
-    if params.get("LaunchTemplate"):
-        row["template"] = _template(cloud, params["LaunchTemplate"])
-    if params.get("VPCZoneIdentifier"):
+    if params.get("LaunchTemplate") or params.get("LaunchConfigurationName"):
+        row |= _launched_from(cloud, params)
+    if params.get("VPCZoneIdentifier") or (params.get("AvailabilityZones") and cloud.classic):
         row["subnets"] = _subnets(cloud, params)
     if params.get("HealthCheckType"):
         row["health_check"] = _health_check(params["HealthCheckType"])

@@ -15,7 +15,7 @@ import hashlib
 import threading
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -25,6 +25,7 @@ from typing import Any
 from drpilot.base.clock import Clock, RealClock
 from drpilot.domain.operations import is_reading
 from drpilot.lab.agenda import Agenda
+from drpilot.lab.copying import copied, shown, texts
 from drpilot.lab.faults import Cut, Faults, Meeting
 from drpilot.lab.path import LocalPeer, Peer, Unreachable
 from drpilot.lab.quota import Bucket, admit
@@ -36,6 +37,7 @@ from drpilot.lab.registry import (
     RESIDENTS,
     Handler,
     action,
+    handler_of,
     kind,
     path,
     resident,
@@ -44,6 +46,7 @@ from drpilot.lab.registry import (
 from drpilot.lab.services import load
 from drpilot.lab.store import Store
 from drpilot.lab.table import Row, Table, Tables
+from drpilot.lab.traits import DIALECTS
 
 __all__ = [
     "ACTIONS",
@@ -68,7 +71,9 @@ _CALLS_KEPT = 50_000
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a site is from its creation. `keys` maps access key ids to secrets."""
+    """What a site is from its creation. `keys` maps access key ids to secrets; `platform` is the networking mode
+    (VPC or EC2) where the dialect leaves a choice; `login` is (account, user, password) where a cloud has those.
+    """
 
     name: str = "home"
     region: str = "eu-south-1"
@@ -77,6 +82,8 @@ class Settings:
     seed: str = "lab"
     speed: float = 1.0
     keys: Mapping[str, str] = field(default_factory=dict)
+    platform: str = ""
+    login: Sequence[str] = ()
 
 
 class Cloud:
@@ -86,6 +93,10 @@ class Cloud:
         self.settings = settings
         self.name, self.region, self.account = settings.name, settings.region, settings.account
         self.dialect, self.speed = settings.dialect, settings.speed
+        self.traits = DIALECTS[settings.dialect]
+        self.stubs: frozenset[tuple[str, str]] = frozenset()
+        """Operations that answer 200 and do nothing, as some clouds have them."""
+        self.classic = (settings.platform or self.traits.platforms[0]) == "EC2"
         self.keys = dict(settings.keys)
         self.clock: Clock = clock or RealClock()
         self.lock = threading.RLock()
@@ -96,6 +107,8 @@ class Cloud:
         self.calls: deque[dict[str, Any]] = deque(maxlen=_CALLS_KEPT)
         self.calls_total = 0
         self.errors: list[str] = []
+        self.hosts: frozenset[str] = frozenset()
+        """host:port of this site's own listener; empty in-process."""
         self.peers: dict[str, Peer] = {}
         self.find_peer: Callable[[str], Peer | None] = lambda name: None
         self._view: dict[str, Table] | None = None
@@ -172,8 +185,8 @@ class Cloud:
         self._after.append(act)
 
     def new_id(self, prefix: str) -> str:
-        """A fresh id such as `i-0` and 16 hex digits, the same run to run for one seed."""
-        return f"{prefix}-0{self.new_hex()}"
+        """A fresh id in the dialect's form, `i-0` and 16 hex digits say, the same run to run for one seed."""
+        return self.traits.new_id(prefix, self.new_hex())
 
     def new_hex(self, digits: int = 16) -> str:
         """Fresh hex digits (at most 64) from the persisted seeded generator."""
@@ -310,21 +323,28 @@ class Cloud:
 
     def invoke(self, service: str, operation: str, params: dict[str, Any]) -> dict[str, Any]:
         """Run a handler for the cloud itself: no faults, no rate limit, no entry in the list of calls."""
-        found = ACTIONS.get((service, operation))
+        if (service, operation) in self.stubs:
+            return {}
+        found = handler_of(self.traits.family, service, operation)
         if found is None:
             raise Refusal("InvalidAction", f"The action {operation} is not valid for this web service.")
         if not found.locked:
             return found.handler(self, params)
         with self.transaction():
             # A copy, because the answer is written out after the lock is given back.
-            reply: dict[str, Any] = _copied(found.handler(self, params))
+            reply: dict[str, Any] = copied(found.handler(self, params))
             return reply
+
+    @property
+    def request_id(self) -> str:
+        """The id that the answer to the next call carries."""
+        return f"{self.name[:8].encode().hex():0<8}-0000-4000-8000-{self.calls_total + 1:012x}"
 
     def _note(self, service: str, operation: str, params: dict[str, Any]) -> dict[str, Any]:
         entry = {
             "service": service,
             "operation": operation,
-            "params": _shown(params),
+            "params": shown(params),
             "time": self.stamp(),
             "outcome": "running",
         }
@@ -350,7 +370,7 @@ class Cloud:
         return meeting
 
     def _refuse_unseen(self, params: dict[str, Any], age_s: float) -> None:
-        named = set(_texts(params))
+        named = set(texts(params))
         for table, row_id in self._young(age_s):
             if row_id in named and table in NOT_FOUND:
                 raise Refusal(NOT_FOUND[table], f"The ID '{row_id}' does not exist")
@@ -409,7 +429,7 @@ class Cloud:
         with self.transaction():
             if self.faults.parts(caller):
                 raise Unreachable(f"the path from {self.name} to {caller} is cut")
-            reply: dict[str, Any] = _copied(PATHS[name](self, payload))
+            reply: dict[str, Any] = copied(PATHS[name](self, payload))
             return reply
 
     # -- the whole state ------------------------------------------------------------------------------
@@ -429,7 +449,7 @@ class Cloud:
                                 "id": row_id,
                                 "tags": tags,
                                 "default": what.default(row),
-                                "row": _copied(row),
+                                "row": copied(row),
                             }
                         )
             return found
@@ -466,33 +486,3 @@ class Cloud:
         self._born.clear()
         self._frozen = None
         self._last_now = 0.0
-
-
-def _copied(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _copied(part) for key, part in value.items()}
-    if isinstance(value, list):
-        return [_copied(part) for part in value]
-    return value
-
-
-def _shown(value: Any) -> Any:
-    """Parameters as the list of calls keeps them: bytes only by their number."""
-    if isinstance(value, Mapping):
-        return {key: _shown(part) for key, part in value.items()}
-    if isinstance(value, list):
-        return [_shown(part) for part in value]
-    if isinstance(value, bytes | bytearray):
-        return {"bytes": len(value)}
-    return value if isinstance(value, str | int | float | bool | None) else str(value)
-
-
-def _texts(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        for part in value.values():
-            yield from _texts(part)
-    elif isinstance(value, list):
-        for part in value:
-            yield from _texts(part)

@@ -178,6 +178,12 @@ def stop_instances(cloud: Cloud, params: dict[str, Any]) -> dict[str, Any]:
     for row in rows:
         if row["State"]["Name"] not in ("running", "stopping", "stopped"):
             raise _refuse_state(row, "stopped")
+        if row["RootDeviceType"] != "ebs":
+            raise Refusal(
+                "UnsupportedOperation",
+                f"The instance '{row['InstanceId']}' does not have an 'ebs' root device type and cannot be "
+                "stopped.",
+            )
         if row["_protect_stop"] and row["State"]["Name"] == "running":
             raise Refusal(
                 "OperationNotPermitted",
@@ -248,6 +254,9 @@ def instance_terminated(cloud: Cloud, instance_id: str, details: dict[str, Any])
     if row is None or row["State"]["Name"] != "shutting-down":
         return
     set_state(row, "terminated")
+    disk = row.pop("_root", None)
+    if disk is not None:
+        cloud.after_commit(lambda: cloud.store.delete_volume(disk))
     for item in list(row["BlockDeviceMappings"]):
         volume_id = item["Ebs"]["VolumeId"]
         volume = cloud.table("volumes").get(volume_id)

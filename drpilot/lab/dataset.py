@@ -18,11 +18,14 @@ __all__ = ["Contents", "Reading", "expected", "read_back", "verified", "volume_b
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """What the data volumes hold: the seed, how many volumes, how many blocks of data on each."""
+    """What the data volumes hold: the seed, how many volumes, how many blocks of data on each; `dense` puts the
+    blocks side by side.
+    """
 
     seed: str
     volumes: int
     blocks: int
+    dense: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +44,10 @@ class Reading:
 
 
 def _data_blocks(contents: Contents, volume: int) -> dict[int, bytes]:
-    """Header and data of one volume: places spread over 1 GiB by the seed, none of them the heartbeat's."""
+    """Header and data of one volume: places spread over 1 GiB by the seed, or dense; none the heartbeat's."""
     digest = hashlib.sha256(f"{contents.seed}/{volume}/places".encode()).digest()
-    stride = 11 + digest[0] % 7
-    places = [2 + (digest[1] + step * stride) % 2040 for step in range(contents.blocks)]
+    stride, first = (1, 0) if contents.dense else (11 + digest[0] % 7, digest[1])
+    places = [2 + (first + step * stride) % 2040 for step in range(contents.blocks)]
     return {place: disk.sample_block(contents.seed, volume, place) for place in places}
 
 

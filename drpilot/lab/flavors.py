@@ -12,7 +12,7 @@ from drpilot.lab.filters import field, matching, paged
 from drpilot.lab.lookup import zone_names
 from drpilot.lab.refusal import Refusal
 
-__all__ = ["FLAVORS", "check_flavor", "vcpus"]
+__all__ = ["FLAVORS", "check_flavor", "flavors_of", "vcpus"]
 
 _SIZES = {
     # family: (GiB of memory a vCPU, architecture, sizes)
@@ -55,21 +55,51 @@ FLAVORS: dict[str, tuple[int, int, str]] = _make()
 """vCPUs, memory in MiB and architecture by instance type."""
 
 
+EUCALYPTUS_FLAVORS: dict[str, tuple[int, int, str]] = {
+    name: (cpus, memory, "x86_64")
+    for name, cpus, memory in (
+        ("t1.micro", 1, 256),
+        ("m1.small", 1, 512),
+        ("m1.medium", 1, 1024),
+        ("m1.large", 2, 1024),
+        ("m1.xlarge", 2, 2048),
+        ("c1.medium", 2, 1024),
+        ("c1.xlarge", 2, 2048),
+        ("m2.xlarge", 2, 2048),
+        ("m2.2xlarge", 2, 4096),
+        ("m2.4xlarge", 8, 4096),
+        ("m3.xlarge", 4, 2048),
+        ("m3.2xlarge", 4, 4096),
+        ("cc1.4xlarge", 8, 3072),
+        ("cc2.8xlarge", 16, 6144),
+    )
+}
+"""The types of a Eucalyptus cloud; their sizes are the operator's to set, these are the lab's."""
+
+
+def flavors_of(cloud: Cloud) -> dict[str, tuple[int, int, str]]:
+    """The types of a site's dialect."""
+    return EUCALYPTUS_FLAVORS if cloud.traits.eucalyptus else FLAVORS
+
+
 def vcpus(name: str) -> int:
     """VCPUs of an instance type."""
-    return FLAVORS[name][0]
+    return (FLAVORS.get(name) or EUCALYPTUS_FLAVORS[name])[0]
 
 
 def check_flavor(cloud: Cloud, name: str, architecture: str | None, zone: str | None) -> None:
     """Refuse a type that does not exist, does not fit the image or is not offered in the zone (tunable
     `not_offered`: a list of `type` or `zone/type`).
     """
-    if name not in FLAVORS:
+    flavors = flavors_of(cloud)
+    if name not in flavors:
         raise Refusal("InvalidParameterValue", f"Invalid value '{name}' for InstanceType.")
-    if architecture is not None and FLAVORS[name][2] != architecture:
+    own = flavors[name][2]
+    runs = (own, "i386") if cloud.traits.eucalyptus else (own,)
+    if architecture is not None and architecture not in runs:
         raise Refusal(
             "InvalidParameterValue",
-            f"The architecture '{FLAVORS[name][2]}' of the specified instance type does not match the "
+            f"The architecture '{own}' of the specified instance type does not match the "
             f"architecture '{architecture}' of the specified AMI.",
         )
     if zone is not None and not _offered(cloud, name, zone):

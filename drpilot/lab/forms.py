@@ -13,6 +13,10 @@ from drpilot.lab.values import Problems, scalar, unknown_action
 __all__ = ["decode_form"]
 
 
+_SIGNED = frozenset({"Timestamp", "Expires", "SecurityToken"})
+"""Fields of signature version 2; no operation has one of these names at its top."""
+
+
 def decode_form(model: ServiceModel, text: str, problems: Problems) -> tuple[OperationModel, dict[str, Any]]:
     """Find the operation by its field `Action` and read the other fields."""
     fields = dict(parse_qsl(text, keep_blank_values=True))
@@ -23,7 +27,7 @@ def decode_form(model: ServiceModel, text: str, problems: Problems) -> tuple[Ope
     operation = model.operation_model(name)
     tree: dict[str, Any] = {}
     for key, value in fields.items():
-        if key.startswith(("X-Amz-", "AWSAccessKeyId", "Signature")):
+        if key.startswith(("X-Amz-", "AWSAccessKeyId", "Signature")) or key in _SIGNED:
             continue
         _plant(tree, key, value, problems)
     shape = operation.input_shape

@@ -17,18 +17,20 @@ from typing import Any
 from drpilot.lab import machines, targets
 from drpilot.lab.balancing import active
 from drpilot.lab.cloud import Cloud
-from drpilot.lab.loopback import Endpoint, Request, Service, fetch, read_request, reset, respond
+from drpilot.lab.loopback import Endpoint, Request, Service, fetch, knock, read_request, reset, respond
 from drpilot.lab.runtime import Health, Runtime, contributor
 from drpilot.lab.targets import BALANCERS, GROUPS, LISTENERS
 
-__all__ = ["Check", "forward"]
+__all__ = ["Check", "Pool", "balanced", "examine", "forward"]
 
 _FORWARD_TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One health check to make: from the balancer's address to a target's endpoint."""
+    """One health check to make: from the balancer's address to a target's endpoint. Without a path the port only
+    has to open.
+    """
 
     key: tuple[str, str, int]
     source: str
@@ -62,7 +64,21 @@ def _failed(health: Health, check: Check, reason: str, description: str) -> None
     health.reason, health.description = reason, description
 
 
-async def _examine(health: Health, check: Check) -> None:
+async def _knock(health: Health, check: Check) -> None:
+    try:
+        await knock(check.source, check.target, check.timeout_s)
+        _passed(health, check)
+    except (OSError, TimeoutError):
+        _failed(health, check, "Target.Timeout", "The port does not open")
+    finally:
+        health.checking = False
+
+
+async def examine(health: Health, check: Check) -> None:
+    """Make one health check and note what it saw."""
+    if not check.path:
+        await _knock(health, check)
+        return
     lines = (f"GET {check.path} HTTP/1.1", f"Host: {check.target[0]}", "User-Agent: ELB-HealthChecker/2.0")
     raw = "\r\n".join((*lines, "Connection: close", "", ""))
     try:
@@ -119,8 +135,8 @@ def _checks(cloud: Cloud, beside: Runtime) -> None:
                 healthy_after=row["HealthyThresholdCount"],
                 unhealthy_after=row["UnhealthyThresholdCount"],
             )
-            beside.attend(_examine(health, check))
-    for key in [key for key in beside.health if key not in alive]:
+            beside.attend(examine(health, check))
+    for key in [key for key in beside.health if key not in alive and key[0].startswith("arn:")]:
         del beside.health[key]
 
 
@@ -171,12 +187,15 @@ def _is_healthy(beside: Runtime, key: tuple[str, str, int]) -> bool:
     return health is not None and health.state == "healthy"
 
 
-def _service(beside: Runtime, balancer: dict[str, Any], port: int, pool: Pool) -> Service:
+def balanced(beside: Runtime, balancer: dict[str, Any], port: int, pool: Pool) -> Service:
+    """What a balancer's listener does with a connection: admit it, read a request and forward that. A balancer
+    without security groups admits everybody.
+    """
     source, groups = str(balancer["address"]), tuple(balancer["SecurityGroups"])
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         client = str(writer.get_extra_info("peername")[0])
-        if not beside.world.admits(groups, client, port):
+        if groups and not beside.world.admits(groups, client, port):
             reset(writer)
             return
         request = await read_request(reader)
@@ -202,5 +221,5 @@ def balancers(cloud: Cloud, beside: Runtime) -> dict[Endpoint, Service]:
             continue
         port = int(listener["Port"])
         if beside.fresh_world().open_to_anyone(balancer["SecurityGroups"], port):
-            found[balancer["address"], port] = _service(beside, balancer, port, _pool(cloud, listener))
+            found[balancer["address"], port] = balanced(beside, balancer, port, _pool(cloud, listener))
     return found

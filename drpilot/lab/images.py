@@ -20,7 +20,7 @@ from drpilot.lab.tags import given_tags
 from drpilot.lab.tokens import once
 from drpilot.lab.volumes import plan_volume
 
-__all__ = ["merged_mappings"]
+__all__ = ["check_name_is_free", "create_image", "merged_mappings", "new_image", "register_image"]
 
 kind("images", "image")
 
@@ -35,6 +35,11 @@ def _check_name(cloud: Cloud, name: str) -> None:
             "AMI names must be between 3 and 128 characters long, and may contain letters, numbers, and "
             "()[] ./-'@_",
         )
+    check_name_is_free(cloud, name)
+
+
+def check_name_is_free(cloud: Cloud, name: str) -> None:
+    """Refuse a name that another image has."""
     for row in cloud.table("images").peek().values():
         if row["Name"] == name and row["State"] != "failed":
             raise Refusal(
@@ -72,8 +77,9 @@ def merged_mappings(base: list[Row], given: list[Row] | None) -> list[Row]:
     return list(merged.values())
 
 
-def _new_image(cloud: Cloud, name: str, base: dict[str, Any]) -> Row:
-    image_id = cloud.new_id("ami")
+def new_image(cloud: Cloud, name: str, base: dict[str, Any], *, prefix: str = "ami") -> Row:
+    """A new image's row: `base` over what every image has."""
+    image_id = cloud.new_id(prefix)
     row: Row = {
         "ImageId": image_id,
         "Name": name,
@@ -154,7 +160,7 @@ def create_image(cloud: Cloud, params: dict[str, Any]) -> dict[str, Any]:
     sources = {item["DeviceName"]: item.pop("_volume") for item in base}
     mappings = merged_mappings(base, params.get("BlockDeviceMappings"))
     description = f"Created by CreateImage({instance['InstanceId']}) for "
-    row = _new_image(
+    row = new_image(
         cloud,
         params["Name"],
         {
@@ -202,7 +208,7 @@ def register_image(cloud: Cloud, params: dict[str, Any]) -> dict[str, Any]:
                 "InvalidBlockDeviceMapping", "the encrypted flag cannot be specified with a snapshot"
             )
         item["Ebs"] = _registered(cloud, item["Ebs"])
-    row = _new_image(
+    row = new_image(
         cloud,
         name,
         {
@@ -295,7 +301,7 @@ def _begin(
     if params.get("CopyImageTags"):
         named = {tag["Key"] for tag in image_tags}
         image_tags += [tag for tag in source["Tags"] if tag["Key"] not in named]
-    row = _new_image(
+    row = new_image(
         cloud,
         params["Name"],
         {

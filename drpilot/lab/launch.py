@@ -14,7 +14,7 @@ from typing import Any
 from drpilot.lab.cloud import Cloud, action, timer
 from drpilot.lab.durations import duration
 from drpilot.lab.filters import field
-from drpilot.lab.flavors import FLAVORS, check_flavor, vcpus
+from drpilot.lab.flavors import check_flavor, vcpus
 from drpilot.lab.identity import quota
 from drpilot.lab.images import merged_mappings
 from drpilot.lab.interfaces import attach_interface, group_refs, new_interface
@@ -168,7 +168,8 @@ def _plan(cloud: Cloud, params: dict[str, Any]) -> _Plan:
     image = find(cloud, "images", asked["ImageId"])
     if image["State"] != "available":
         raise Refusal("InvalidAMIID.Unavailable", f"The AMI ID '{image['ImageId']}' is {image['State']}")
-    asked.setdefault("InstanceType", "m5.large" if image["Architecture"] == "x86_64" else "m7g.medium")
+    usual = cloud.traits.instance_type
+    asked.setdefault("InstanceType", usual if image["Architecture"] != "arm64" else "m7g.medium")
     tags = given_tags(asked, _KINDS)
     for given in tags.values():
         check_tags(list(given))
@@ -309,7 +310,10 @@ def _make_instance(cloud: Cloud, plan: _Plan, reservation: str, place: int) -> R
         )
         if volume.pop("_doomed", False):
             row["_doomed"] = True
-    cloud.later(duration(cloud, "instance.boot"), "instance.running", instance_id)
+    if image["RootDeviceType"] == "ebs":
+        cloud.later(duration(cloud, "instance.boot"), "instance.running", instance_id)
+    else:  # the node fetches the image first
+        cloud.later(0.0, "instance.unbundle", instance_id)
     return row
 
 
@@ -343,7 +347,7 @@ def _instance_row(cloud: Cloud, plan: _Plan, instance_id: str, interface: Row) -
         "SubnetId": subnet["SubnetId"],
         "VpcId": subnet["VpcId"],
         "Architecture": image["Architecture"],
-        "RootDeviceType": "ebs",
+        "RootDeviceType": image["RootDeviceType"],
         "RootDeviceName": image["RootDeviceName"],
         "BlockDeviceMappings": [],
         "VirtualizationType": image["VirtualizationType"],
@@ -355,7 +359,7 @@ def _instance_row(cloud: Cloud, plan: _Plan, instance_id: str, interface: Row) -
         "SecurityGroups": plan.groups,
         "NetworkInterfaces": [dict(interface)],
         "MetadataOptions": {**METADATA_DEFAULTS, **(asked.get("MetadataOptions") or {})},
-        "CpuOptions": {"CoreCount": max(1, FLAVORS[asked["InstanceType"]][0] // 2), "ThreadsPerCore": 2},
+        "CpuOptions": {"CoreCount": max(1, vcpus(asked["InstanceType"]) // 2), "ThreadsPerCore": 2},
         "BootMode": image.get("BootMode"),
         "Tags": tags,
         "_user_data": asked.get("UserData"),

@@ -56,13 +56,12 @@ _CODES: dict[str, tuple[str, str, str, str]] = {
     ),
 }
 NOT_FOUND.update({table: codes[2] for table, codes in _CODES.items()})
-_HEX = re.compile(r"[0-9a-f]{8}|[0-9a-f]{17}")
+_HEX = re.compile(r"[0-9a-f]{8}|[0-9a-f]{17}|[0-9A-F]{8}")
 
 
 def find(cloud: Cloud, table: str, row_id: str) -> Row:
     """The row to be changed; raises Refusal with the table's codes."""
-    _check(cloud, table, row_id)
-    return cloud.table(table)[row_id]
+    return cloud.table(table)[_checked(cloud, table, row_id)]
 
 
 def find_all(cloud: Cloud, table: str, row_ids: Iterable[str]) -> list[Row]:
@@ -75,20 +74,22 @@ def read_all(cloud: Cloud, table: str, row_ids: Sequence[str] | None) -> list[Ro
     rows = cloud.table(table).peek()
     if not row_ids:
         return list(rows.values())
-    for row_id in row_ids:
-        _check(cloud, table, row_id)
-    return [rows[row_id] for row_id in dict.fromkeys(row_ids)]
+    return [rows[row_id] for row_id in dict.fromkeys(_checked(cloud, table, one) for one in row_ids)]
 
 
-def _check(cloud: Cloud, table: str, row_id: str) -> None:
+def _checked(cloud: Cloud, table: str, row_id: str) -> str:
+    """The id as the rows have it."""
     prefix, malformed, not_found, noun = _CODES[table]
-    head, dash, tail = str(row_id).partition("-")
-    if head != prefix or not dash or not _HEX.fullmatch(tail):
-        raise Refusal(malformed, f'Invalid id: "{row_id}" (expecting "{prefix}-...")')
-    if row_id not in cloud.table(table):
+    named = cloud.traits.named(str(row_id))
+    head, dash, tail = named.partition("-")
+    if cloud.traits.usual(head) != prefix or not dash or not _HEX.fullmatch(tail):
+        wanted = cloud.traits.prefix(prefix)
+        raise Refusal(malformed, f'Invalid id: "{row_id}" (expecting "{wanted}-...")')
+    if named not in cloud.table(table):
         raise Refusal(not_found, f"The {noun} '{row_id}' does not exist")
+    return named
 
 
 def zone_names(cloud: Cloud) -> list[str]:
-    """The zones of the site's region."""
-    return [f"{cloud.region}{letter}" for letter in "abc"]
+    """The zones of the site's region; those of Eucalyptus are called as their clusters."""
+    return list(cloud.traits.zones) or [f"{cloud.region}{letter}" for letter in "abc"]

@@ -77,7 +77,7 @@ def _read(row: Mapping[str, Any]) -> Machine:
         for item in row.get("BlockDeviceMappings") or []
         if (item.get("Ebs") or {}).get("Status", "attached") == "attached"
     }
-    root = volumes.pop(row.get("RootDeviceName"), None)
+    root = volumes.pop(row.get("RootDeviceName"), None) or row.get("_root")
     return Machine(
         instance_id=row["InstanceId"],
         state=row["State"]["Name"],
@@ -185,12 +185,13 @@ def template_version(cloud: Cloud, kept: Mapping[str, str]) -> str:
     return str(shown[0]["VersionNumber"])
 
 
-def launch(
-    cloud: Cloud, launch_template: Mapping[str, str], subnet_id: str, tags: list[dict[str, str]]
-) -> str:
-    """Launch one instance and tag it, also with tags that only the cloud itself may set; gives its id."""
+def launch(cloud: Cloud, given: Mapping[str, Any], subnet_id: str, tags: list[dict[str, str]]) -> str:
+    """Launch one instance and tag it, also with tags that only the cloud itself may set; gives its id.
+
+    `given` are parameters of RunInstances: a launch template, or what a launch configuration stands for.
+    """
     request = {
-        "LaunchTemplate": dict(launch_template),
+        **given,
         "SubnetId": subnet_id,
         "MinCount": 1,
         "MaxCount": 1,

@@ -39,17 +39,24 @@ def _group_of(cloud: Cloud, instance_id: str) -> dict[str, Any]:
 
 def shown_member(key: str, member: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, Any]:
     """One instance as the service shows it."""
+    template = row["template"]
+    if template is None:
+        launched: dict[str, Any] = {"LaunchConfigurationName": member.get("configuration")}
+    else:
+        launched = {
+            "LaunchTemplate": {
+                "LaunchTemplateId": template["id"],
+                "LaunchTemplateName": template["name"],
+                "Version": member["version"],
+            }
+        }
     return {
         "InstanceId": key,
         "InstanceType": member["type"],
         "AvailabilityZone": member["zone"],
         "LifecycleState": member["lifecycle"],
         "HealthStatus": member["health"],
-        "LaunchTemplate": {
-            "LaunchTemplateId": row["template"]["id"],
-            "LaunchTemplateName": row["template"]["name"],
-            "Version": member["version"],
-        },
+        **launched,
         "ProtectedFromScaleIn": member["protected"],
     }
 

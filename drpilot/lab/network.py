@@ -22,7 +22,7 @@ from drpilot.lab.tags import tags_for
 __all__ = ["free_addresses"]
 
 kind("vpcs", "vpc", default=lambda row: row["IsDefault"])
-kind("subnets", "subnet")
+kind("subnets", "subnet", default=lambda row: row["DefaultForAz"])
 
 _REGIONS = ("eu-south-1", "eu-west-1", "us-east-1", "eu-central-1", "us-west-2")
 

@@ -17,16 +17,18 @@ import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from drpilot.base.clock import Chance, Clock, RealClock
 from drpilot.lab.cloud import Cloud
+from drpilot.lab.eucalyptus.services import endpoints_of
 from drpilot.lab.remote import ControlError, ask_control
 from drpilot.lab.server import settings_from
+from drpilot.lab.traits import DIALECTS
 
-__all__ = ["SITES", "LabError", "SiteAccess", "World", "start_in_process"]
+__all__ = ["PAIRS", "SITES", "LabError", "SiteAccess", "World", "pair_of", "start_in_process"]
 
 SITES: dict[str, dict[str, str]] = {
     "home": {"region": "eu-south-1", "account": "111111111111"},
@@ -34,6 +36,13 @@ SITES: dict[str, dict[str, str]] = {
     "edge": {"region": "us-east-1", "account": "333333333333"},
 }
 """The sites of a lab; `edge` serves the names and the witness."""
+PAIRS: dict[str, tuple[str, str]] = {
+    "aws-aws": ("aws", "aws"),
+    "euca-aws": ("eucalyptus", "aws"),
+    "aws-euca": ("aws", "eucalyptus"),
+}
+"""Kinds of cloud that home and away are, by the name of the pair; the edge is always aws."""
+EUCALYPTUS_REGION = "eucalyptus"
 DEFAULT_SPEED = 4.0
 _START_S = 20.0
 _STOP_S = 10.0
@@ -46,7 +55,9 @@ class LabError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class SiteAccess:
-    """What a client needs to use one site. `endpoint` serves every service."""
+    """What a client needs to use one site. `endpoint` serves every service of an AWS dialect; `endpoints` has
+    the URL of each service anywhere. `login` is (account, user, password) where a cloud has those.
+    """
 
     name: str
     region: str
@@ -55,21 +66,46 @@ class SiteAccess:
     control: str
     access_key: str
     secret_key: str
+    dialect: str = "aws"
+    endpoints: Mapping[str, str] = field(default_factory=dict)
+    login: tuple[str, ...] = ()
+
+    def endpoint_of(self, service: str) -> str:
+        """The URL of a service, by botocore's name; KeyError where the site has no such service."""
+        return self.endpoints[service] if self.endpoints else self.endpoint
 
 
-def _fresh_entry(name: str, speed: float, seed: str | None, chance: Chance) -> dict[str, Any]:
+def pair_of(name: str, version: str = "4.4") -> dict[str, str]:
+    """The dialects of home and away for a pair's name and a version of Eucalyptus; KeyError, ValueError."""
+    dialects = dict(zip(("home", "away"), PAIRS[name], strict=True))
+    named = {site: f"eucalyptus-{version}" if kind != "aws" else kind for site, kind in dialects.items()}
+    for dialect in named.values():
+        if dialect not in DIALECTS:
+            raise ValueError(f"the lab has no dialect {dialect}; it has {', '.join(DIALECTS)}")
+    return named
+
+
+def _fresh_entry(
+    name: str, speed: float, seed: str | None, chance: Chance, dialect: str = "aws"
+) -> dict[str, Any]:
     """A new site with keys of its own; with a seed everything but the ports is the same every time."""
     own = seed if seed is not None else f"{chance.bits(128):032x}"
     mark = hashlib.sha256(f"{own}/{name}".encode()).hexdigest()
     return {
         "name": name,
         **SITES[name],
-        "dialect": "aws",
+        **({} if dialect == "aws" else _eucalyptus_entry(name, mark)),
+        "dialect": dialect,
         "speed": speed,
         "seed": own,
         "access_key": f"AKIALAB{mark[:13].upper()}",
         "secret_key": mark[13:53],
     }
+
+
+def _eucalyptus_entry(name: str, mark: str) -> dict[str, Any]:
+    """Region and login; both sites of a lab may be called eucalyptus, but only one is."""
+    return {"region": EUCALYPTUS_REGION, "login": [f"{name}-shop", "admin", mark[53:64]]}
 
 
 def _write(path: Path, text: str, mode: int = 0o600) -> None:
@@ -112,15 +148,22 @@ class World:
         return self.directory / "credentials"
 
     def create(
-        self, sites: Sequence[str] = tuple(SITES), *, speed: float = DEFAULT_SPEED, seed: str | None = None
+        self,
+        sites: Sequence[str] = tuple(SITES),
+        *,
+        speed: float = DEFAULT_SPEED,
+        seed: str | None = None,
+        dialects: Mapping[str, str] | None = None,
     ) -> None:
-        """Make the world: keys, ports and directories; nothing is started. Sites that are there stay."""
+        """Make the world: keys, ports and directories; nothing is started. Sites that are there stay. Those not
+        in `dialects` are aws.
+        """
         (self.directory / "sites").mkdir(parents=True, exist_ok=True)
         for name in sites:
             home = self.directory / "sites" / name
             if (home / "site.json").exists():
                 continue
-            entry = _fresh_entry(name, speed, seed, Chance())
+            entry = _fresh_entry(name, speed, seed, Chance(), (dialects or {}).get(name, "aws"))
             entry.update(zip(("api_port", "control_port"), _free_ports(2, Chance()), strict=True))
             home.mkdir(exist_ok=True)
             _write(home / "site.json", json.dumps(entry, indent=2))
@@ -143,6 +186,7 @@ class World:
             sites[name] = {
                 "region": access.region,
                 "account": access.account,
+                "dialect": access.dialect,
                 "endpoint": access.endpoint,
                 "control": access.control,
                 "pid": pids[name] if name in pids else known.get(name),
@@ -161,14 +205,19 @@ class World:
         return {name: entry["pid"] for name, entry in sites.items()}
 
     def _access(self, entry: dict[str, Any]) -> SiteAccess:
+        origin, dialect = f"http://127.0.0.1:{entry['api_port']}", entry.get("dialect", "aws")
+        version = DIALECTS[dialect].version
         return SiteAccess(
             entry["name"],
             entry["region"],
             entry["account"],
-            f"http://127.0.0.1:{entry['api_port']}",
+            origin,
             f"http://127.0.0.1:{entry['control_port']}",
             entry["access_key"],
             entry["secret_key"],
+            dialect,
+            endpoints_of(version, origin) if version else {},
+            tuple(entry.get("login", ())),
         )
 
     def sites(self) -> dict[str, SiteAccess]:
@@ -178,14 +227,18 @@ class World:
     # -- processes --------------------------------------------------------------------------------------
 
     def up(
-        self, sites: Sequence[str] = tuple(SITES), *, speed: float = DEFAULT_SPEED
+        self,
+        sites: Sequence[str] = tuple(SITES),
+        *,
+        speed: float = DEFAULT_SPEED,
+        dialects: Mapping[str, str] | None = None,
     ) -> dict[str, SiteAccess]:
         """Start the sites that don't run and wait until each answers; makes the world when there is none.
 
         Raises LabError when a site doesn't answer within 20 seconds.
         """
         if not self.exists or set(sites) - set(self._entries()):
-            self.create(sites, speed=speed)
+            self.create(sites, speed=speed, dialects=dialects)
         started = {}
         for name in sites:
             if self.answers(name) is None:
@@ -332,20 +385,22 @@ def _alive(pid: int) -> bool:
 
 def start_in_process(
     directory: Path,
-    sites: Sequence[str] = tuple(SITES),
+    sites: Sequence[str] | Mapping[str, str] = tuple(SITES),
     *,
     clock: Clock | None = None,
     speed: float = 1.0,
     background: bool = False,
 ) -> dict[str, Cloud]:
-    """The same clouds as objects, their paths laid directly; keys and ids are the same every time.
+    """The same clouds as objects, their paths laid directly; keys and ids are the same every time. `sites` are
+    names, or names with dialects.
 
     Without `background` no thread runs: what is due happens with the next call, which makes tests with a
     manual clock deterministic.
     """
     clouds: dict[str, Cloud] = {}
     for name in sites:
-        entry = _fresh_entry(name, speed, "lab", Chance(0))
+        dialect = sites[name] if isinstance(sites, Mapping) else "aws"
+        entry = _fresh_entry(name, speed, "lab", Chance(0), dialect)
         cloud = Cloud.open(directory / name, settings_from(entry), clock)
         for other in clouds.values():
             cloud.connect(other)

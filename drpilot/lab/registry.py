@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ACTIONS",
     "KINDS",
+    "OWN_ACTIONS",
     "PATHS",
     "RESIDENTS",
     "TIMERS",
@@ -21,6 +22,7 @@ __all__ = [
     "Kind",
     "Timer",
     "action",
+    "handler_of",
     "kind",
     "path",
     "resident",
@@ -50,22 +52,36 @@ class Kind:
 
 
 ACTIONS: dict[tuple[str, str], Action] = {}
+OWN_ACTIONS: dict[tuple[str, str, str], Action] = {}
+"""Operations that only one family of dialects has, or has otherwise: (family, service, operation)."""
 PATHS: dict[str, Handler] = {}
 KINDS: dict[str, Kind] = {}
 TIMERS: dict[str, tuple[Timer, bool]] = {}
 RESIDENTS: list[Resident] = []
 
 
-def action(service: str, operation: str, *, locked: bool = True) -> Callable[[Handler], Handler]:
+def action(
+    service: str, operation: str, *, locked: bool = True, family: str = ""
+) -> Callable[[Handler], Handler]:
     """Register the handler of an operation; an unlocked one opens `cloud.transaction()` itself, because it
-    talks to another site and must not hold its own lock meanwhile.
+    talks to another site and must not hold its own lock meanwhile. With `family` it is for sites of that
+    family of dialects alone, and goes before the common one.
     """
 
     def register(handler: Handler) -> Handler:
-        ACTIONS[service, operation] = Action(handler, locked)
+        made = Action(handler, locked)
+        if family:
+            OWN_ACTIONS[family, service, operation] = made
+        else:
+            ACTIONS[service, operation] = made
         return handler
 
     return register
+
+
+def handler_of(family: str, service: str, operation: str) -> Action | None:
+    """What answers an operation on a site of this family; None when nothing does."""
+    return OWN_ACTIONS.get((family, service, operation)) or ACTIONS.get((service, operation))
 
 
 def path(name: str) -> Callable[[Handler], Handler]:

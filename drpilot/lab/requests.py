@@ -23,7 +23,7 @@ from drpilot.lab.forms import decode_form
 from drpilot.lab.refusal import Refusal
 from drpilot.lab.values import Problems, moment_of, scalar
 
-__all__ = ["Incoming", "decode", "service_model"]
+__all__ = ["Incoming", "decode", "decode_for", "service_model", "signed_service", "unchunked"]
 
 SIGNING_NAMES = {
     "ec2": "ec2",
@@ -35,8 +35,10 @@ SIGNING_NAMES = {
     "s3": "s3",
     "kms": "kms",
     "servicequotas": "service-quotas",
+    "monitoring": "cloudwatch",
 }
 """botocore's service for each name that a credential scope may carry."""
+_CLASSIC_ELB = re.compile(rb"(^|&)Version=2012-06-01(&|$)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,16 +53,55 @@ class Incoming:
 
 
 @cache
-def service_model(service: str) -> ServiceModel:
-    """The service's model as installed with botocore."""
-    return botocore.session.get_session().get_service_model(service)
+def service_model(service: str, protocol: str = "") -> ServiceModel:
+    """The service's model as installed with botocore.
+
+    A model may list several protocols (CloudWatch: CBOR, JSON and Query); it is read as the one that botocore
+    itself speaks, or as `protocol`.
+    """
+    model = botocore.session.get_session().get_service_model(service)
+    wanted = protocol or model.resolved_protocol
+    if wanted == model.protocol:
+        return model
+    loader = botocore.session.get_session().get_component("data_loader")
+    description = loader.load_service_model(service, "service-2")
+    metadata = {**description["metadata"], "protocol": wanted}
+    return ServiceModel({**description, "metadata": metadata}, service)
+
+
+def signed_service(name: str, request: Incoming) -> str | None:
+    """The service of botocore for the name in a credential scope, None for a name nobody has. Both generations of
+    load balancers sign with one name; the request's API version tells them apart.
+    """
+    if name == "elasticloadbalancing" and _CLASSIC_ELB.search(request.body or request.query.encode()):
+        return "elb"
+    return SIGNING_NAMES.get(name)
+
+
+def unchunked(request: Incoming) -> Incoming:
+    """Take the frames of `aws-chunked` off a body (S3 API reference, streaming signatures and trailers)."""
+    if "aws-chunked" not in request.headers.get("content-encoding", ""):
+        return request
+    body, rest = bytearray(), request.body
+    while rest:
+        line, _, rest = rest.partition(b"\r\n")
+        size = int(line.split(b";")[0] or b"0", 16)
+        if size == 0:
+            break
+        body += rest[:size]
+        rest = rest[size + 2 :]
+    return Incoming(request.method, request.path, request.query, request.headers, bytes(body))
 
 
 def decode(service: str, request: Incoming) -> tuple[OperationModel, dict[str, Any]]:
     """Find the operation and read its parameters; raises Refusal as the service itself would."""
-    model = service_model(service)
+    return decode_for(service_model(service), request)
+
+
+def decode_for(model: ServiceModel, request: Incoming) -> tuple[OperationModel, dict[str, Any]]:
+    """As `decode`, with a model that need not be botocore's own."""
     protocol = model.protocol
-    problems = Problems(service, protocol)
+    problems = Problems(model.service_name, protocol)
     if protocol in ("ec2", "query"):
         text = request.body.decode("utf-8") if request.body else request.query
         operation, params = decode_form(model, text, problems)

@@ -11,8 +11,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from drpilot.lab import machines, targets
+from drpilot.lab import classic_balancing, machines, targets
 from drpilot.lab.cloud import Cloud, Refusal, resident
+from drpilot.lab.launch_configurations import GROUPS, run_request
 from drpilot.lab.machines import Machine
 
 __all__ = [
@@ -27,7 +28,6 @@ __all__ = [
     "suspended",
 ]
 
-GROUPS = "autoscaling_groups"
 ACTIVITIES = "autoscaling_activities"
 GROUP_TAG = "aws:autoscaling:groupName"
 PROCESSES = (
@@ -110,8 +110,7 @@ def retire(cloud: Cloud, group: Group, instance_id: str, cause: str) -> str:
     activity = begin_activity(
         cloud, group, f"Terminating EC2 instance: {instance_id}", text, _details(machine)
     )
-    for arn in group["target_groups"]:
-        _let_go(cloud, arn, instance_id)
+    _leave_balancers(cloud, group, instance_id)
     member |= {"lifecycle": "Terminating", "activity": activity}
     if machine is not None and machine.state not in _GONE:
         cloud.invoke("ec2", "TerminateInstances", {"InstanceIds": [instance_id]})
@@ -123,17 +122,19 @@ def detach(cloud: Cloud, group: Group, instance_id: str) -> str:
     cause = f"At {_when(cloud)} instance {instance_id} was detached in response to a user request."
     details = _details(machines.machine(cloud, instance_id))
     activity = begin_activity(cloud, group, f"Detaching EC2 instance: {instance_id}", cause, details)
-    for arn in group["target_groups"]:
-        _let_go(cloud, arn, instance_id)
+    _leave_balancers(cloud, group, instance_id)
     machines.untag(cloud, instance_id, GROUP_TAG)
     del group["instances"][instance_id]
     end_activity(cloud, activity, "Successful")
     return activity
 
 
-def _let_go(cloud: Cloud, arn: str, instance_id: str) -> None:
-    if arn in cloud.table(targets.GROUPS):
-        targets.deregister(cloud, arn, instance_id)
+def _leave_balancers(cloud: Cloud, group: Group, instance_id: str) -> None:
+    for arn in group["target_groups"]:
+        if arn in cloud.table(targets.GROUPS):
+            targets.deregister(cloud, arn, instance_id)
+    for name in group.get("balancers") or []:
+        classic_balancing.deregister(cloud, name, instance_id)
 
 
 def _tags(group: Group) -> list[dict[str, str]]:
@@ -151,6 +152,14 @@ def _next_subnet(cloud: Cloud, group: Group) -> str:
     return min(load, key=lambda subnet_id: load[subnet_id])
 
 
+def _request(cloud: Cloud, group: Group) -> dict[str, Any]:
+    """What RunInstances gets: the group's launch template, or what its launch configuration stands for."""
+    template = group["template"]
+    if template is not None:
+        return {"LaunchTemplate": {"LaunchTemplateId": template["id"], "Version": template["version"]}}
+    return run_request(cloud, group["configuration"])
+
+
 def _launch(cloud: Cloud, group: Group, cause: str) -> bool:
     """Launch one instance; a refusal of EC2 becomes a failed activity and a pause."""
     subnet_id = _next_subnet(cloud, group)
@@ -158,9 +167,8 @@ def _launch(cloud: Cloud, group: Group, cause: str) -> bool:
     details = {"Subnet ID": subnet_id, "Availability Zone": zone}
     text = f"At {_when(cloud)} {cause}"
     activity = begin_activity(cloud, group, "Launching a new EC2 instance", text, details)
-    template = {"LaunchTemplateId": group["template"]["id"], "Version": group["template"]["version"]}
     try:
-        instance_id = machines.launch(cloud, template, subnet_id, _tags(group))
+        instance_id = machines.launch(cloud, _request(cloud, group), subnet_id, _tags(group))
     except Refusal as refusal:
         message = f"{refusal.message} Launching EC2 instance failed."
         end_activity(cloud, activity, "Failed", message)
@@ -173,7 +181,8 @@ def _launch(cloud: Cloud, group: Group, cause: str) -> bool:
         "lifecycle": "Pending",
         "health": "Healthy",
         "type": machine.instance_type if machine else "",
-        "version": machines.template_version(cloud, group["template"]),
+        "version": "" if group["template"] is None else machines.template_version(cloud, group["template"]),
+        "configuration": group.get("configuration"),
         "launched_s": cloud.now(),
         "in_service_s": None,
         "activity": activity,
@@ -216,7 +225,19 @@ def _failed_at_balancer(cloud: Cloud, group: Group, instance_id: str) -> bool:
         if row is not None
         for target in row["targets"].values()
         if target["id"] == instance_id
-    )
+    ) or any(classic_balancing.has_failed(cloud, name, instance_id) for name in group.get("balancers") or [])
+
+
+def _join_balancers(cloud: Cloud, group: Group, instance_id: str, machine: Machine) -> None:
+    if machine.state != "running":
+        return
+    for arn in group["target_groups"]:
+        row = cloud.table(targets.GROUPS).get(arn)
+        known = row is not None and any(item["id"] == instance_id for item in row["targets"].values())
+        if row is not None and not known:
+            targets.register(cloud, arn, instance_id)
+    for name in group.get("balancers") or []:
+        classic_balancing.register(cloud, name, instance_id)
 
 
 def _look_after(cloud: Cloud, group: Group, instance_id: str) -> None:
@@ -236,11 +257,7 @@ def _look_after(cloud: Cloud, group: Group, instance_id: str) -> None:
         and machine is not None
         and not suspended(group, "AddToLoadBalancer")
     ):
-        for arn in group["target_groups"]:
-            row = cloud.table(targets.GROUPS).get(arn)
-            known = row is not None and any(item["id"] == instance_id for item in row["targets"].values())
-            if row is not None and not known and machine.state == "running":
-                targets.register(cloud, arn, instance_id)
+        _join_balancers(cloud, group, instance_id, machine)
     if suspended(group, "HealthCheck") and machine is not None and machine.state != "terminated":
         return
     reason = _unhealthy_reason(cloud, group, instance_id, machine)
@@ -298,6 +315,10 @@ def _at_rest(cloud: Cloud, group: Mapping[str, Any]) -> bool:
             row = cloud.table(targets.GROUPS).peek().get(arn)
             if row is not None and not any(item["id"] == instance_id for item in row["targets"].values()):
                 return False
+        if not all(
+            classic_balancing.holds(cloud, name, instance_id) for name in group.get("balancers") or []
+        ):
+            return False
     return True
 
 

@@ -7,13 +7,15 @@ control plane stays reachable, as the lab's own operator needs it. The control p
     POST /_lab/calls {since, service, operation, mutating, clear}
     POST /_lab/break {fault} | heal {fault} | advance {seconds} | speed {speed} | tune {name: value}
     POST /_lab/snapshot {label} | restore {label} | reset | shutdown
-    POST /_lab/blocks {volume | snapshot}         digest of all bytes, and SHA-256 block by block
+    POST /_lab/blocks {volume | snapshot | instance}  digest of all bytes, and SHA-256 block by block
+    POST /_lab/write {volume, offset, data}       base64 bytes onto a volume, as a person at its machine would
     POST /_lab/path/NAME, GET /_lab/block/DIGEST  what other sites ask, obeying outage and partition
 """
 
 from __future__ import annotations
 
 import argparse
+import base64
 import json
 import os
 import signal
@@ -31,6 +33,7 @@ from drpilot.base.clock import RealClock
 from drpilot.domain.operations import is_reading
 from drpilot.lab.cloud import Cloud, Refusal, Settings, Unreachable
 from drpilot.lab.faults import Cut
+from drpilot.lab.machines import machine
 from drpilot.lab.remote import RemotePeer
 from drpilot.lab.store import MissingBlock
 from drpilot.lab.wire import Incoming, Reply, answer
@@ -204,6 +207,7 @@ class Site:
             self._api.server_close()
             self._api = None
         cloud.find_peer = self._find_peer
+        cloud.hosts = frozenset(f"{host}:{self.api_port}" for host in (_LOOPBACK, "localhost"))
         self._commands: dict[str, Callable[[dict[str, Any]], Any]] = {
             "status": self._status,
             "inventory": lambda given: {"resources": cloud.inventory()},
@@ -219,6 +223,7 @@ class Site:
             "restore": self._restore,
             "reset": self._reset,
             "blocks": self._blocks,
+            "write": self._write,
             "shutdown": lambda given: {"stopping": True},
         }
 
@@ -363,11 +368,23 @@ class Site:
         """Hashes of a volume's or a snapshot's bytes: one of all, and block by block."""
         store = self.cloud.store
         with self.cloud.lock:
+            if "instance" in given:
+                found = machine(self.cloud, given["instance"])
+                given = {"volume": found.root_volume if found is not None else None}
+                if given["volume"] is None:
+                    raise KeyError("the instance has no root disk")
             if "volume" in given:
                 name = given["volume"]
                 return {"digest": store.hash_volume(name), "blocks": store.capture(name)}
             name = given["snapshot"]
             return {"digest": store.hash_snapshot(name), "blocks": store.block_map(name)}
+
+    def _write(self, given: dict[str, Any]) -> dict[str, Any]:
+        """Bytes onto a volume."""
+        data = base64.b64decode(given["data"], validate=True)
+        with self.cloud.lock:
+            self.cloud.store.write_volume(given["volume"], int(given["offset"]), data)
+        return {"written": len(data)}
 
 
 def _serve(server: _Server) -> None:
@@ -384,6 +401,8 @@ def settings_from(entry: dict[str, Any]) -> Settings:
         seed=entry["seed"],
         speed=float(entry.get("speed", 1.0)),
         keys={entry["access_key"]: entry["secret_key"]},
+        platform=entry.get("platform", ""),
+        login=entry.get("login", ()),
     )
 
 

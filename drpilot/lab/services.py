@@ -26,9 +26,21 @@ _MODULES = (
     "compute",
     "autoscaling",
     "balancing",
+    "classic_balancing",
+    "classic_attributes",
+    "launch_configurations",
+    "metrics",
+    "alarms",
     "names",
     "objects",
     "guest",
+    "eucalyptus.ec2",
+    "eucalyptus.classic",
+    "eucalyptus.objectstore",
+    "eucalyptus.euare",
+    "eucalyptus.empyrean",
+    "eucalyptus.registration",
+    "eucalyptus.conversion",
 )
 
 

@@ -13,13 +13,14 @@ from __future__ import annotations
 import base64
 import hashlib
 import ipaddress
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from typing import Any
 
-from drpilot.base.clock import Clock, RealClock
-from drpilot.lab import disk
-from drpilot.lab.dataset import Contents, Reading, expected, read_back, verified, volume_blocks
+from drpilot.lab import disk, private_shop
+from drpilot.lab.dataset import Reading, expected, read_back, verified, volume_blocks
+from drpilot.lab.shop_file import group_file
+from drpilot.lab.shop_name import put_name
+from drpilot.lab.shop_plan import ANYWHERE, DEVICES, PORT, Clients, Plan, public_key, rules, spec, tags, until
 
 __all__ = [
     "Clients",
@@ -33,58 +34,6 @@ __all__ = [
     "verified",
 ]
 
-Clients = Callable[[str], Any]
-"""Gives a boto3 client by its service name."""
-
-_PORT = 8080
-_ANYWHERE = "0.0.0.0/0"
-_CONTROL = "127.0.0.0/16"
-_DEVICES = ("/dev/sdf", "/dev/sdg", "/dev/sdh", "/dev/sdi")
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What to build. Networks are /16 blocks of 127.0.0.0/8, one a lab, since guests really listen there."""
-
-    seed: str = "shop"
-    home_network: str = "127.16.0.0/16"
-    away_network: str = "127.17.0.0/16"
-    data_volumes: int = 3
-    blocks: int = 40
-    app_count: int = 3
-    web_count: int = 2
-    database_type: str = "m5.large"
-    server_type: str = "t3.medium"
-    small_type: str = "t3.small"
-    zone_name: str = "example.org."
-    record_name: str = "shop.example.org."
-    ttl_s: int = 60
-    timeout_s: float = 180.0
-    clock: Clock = field(default_factory=RealClock)
-
-    @property
-    def contents(self) -> Contents:
-        """What the data volumes hold."""
-        return Contents(self.seed, self.data_volumes, self.blocks)
-
-
-def _tags(**tags: str) -> list[dict[str, str]]:
-    return [{"Key": key, "Value": value} for key, value in tags.items()]
-
-
-def _spec(kind: str, **tags: str) -> dict[str, Any]:
-    return {"ResourceType": kind, "Tags": _tags(**tags)}
-
-
-def _until(plan: Plan, what: str, done: Callable[[], bool]) -> None:
-    """Wait until `done`, at most the plan's time; TimeoutError names what was waited for."""
-    end_s = plan.clock.monotonic() + plan.timeout_s
-    while not done():
-        if plan.clock.monotonic() > end_s:
-            raise TimeoutError(f"the sample shop waited {plan.timeout_s:g} s for {what}")
-        plan.clock.sleep(0.1)
-
-
 # -- network ----------------------------------------------------------------------------------------------
 
 
@@ -92,7 +41,7 @@ def _network(site: Clients, block: str) -> dict[str, Any]:
     """VPC, two subnets in two zones, a way out, and the three security groups."""
     ec2 = site("ec2")
     zones = [zone["ZoneName"] for zone in ec2.describe_availability_zones()["AvailabilityZones"]][:2]
-    vpc_id = ec2.create_vpc(CidrBlock=block, TagSpecifications=[_spec("vpc", Name="shop")])["Vpc"]["VpcId"]
+    vpc_id = ec2.create_vpc(CidrBlock=block, TagSpecifications=[spec("vpc", Name="shop")])["Vpc"]["VpcId"]
     parts = list(ipaddress.ip_network(block).subnets(new_prefix=24))
     subnets = []
     for place, zone in enumerate(zones, 1):
@@ -100,15 +49,15 @@ def _network(site: Clients, block: str) -> dict[str, Any]:
             VpcId=vpc_id,
             CidrBlock=str(parts[place]),
             AvailabilityZone=zone,
-            TagSpecifications=[_spec("subnet", Name=f"shop-{place}")],
+            TagSpecifications=[spec("subnet", Name=f"shop-{place}")],
         )
         subnets.append(made["Subnet"]["SubnetId"])
-    gateway = ec2.create_internet_gateway(TagSpecifications=[_spec("internet-gateway", Name="shop")])
+    gateway = ec2.create_internet_gateway(TagSpecifications=[spec("internet-gateway", Name="shop")])
     gateway_id = gateway["InternetGateway"]["InternetGatewayId"]
     ec2.attach_internet_gateway(InternetGatewayId=gateway_id, VpcId=vpc_id)
     tables = ec2.describe_route_tables(Filters=[{"Name": "vpc-id", "Values": [vpc_id]}])["RouteTables"]
     ec2.create_route(
-        RouteTableId=tables[0]["RouteTableId"], DestinationCidrBlock=_ANYWHERE, GatewayId=gateway_id
+        RouteTableId=tables[0]["RouteTableId"], DestinationCidrBlock=ANYWHERE, GatewayId=gateway_id
     )
     groups = _security_groups(ec2, vpc_id)
     return {
@@ -120,15 +69,6 @@ def _network(site: Clients, block: str) -> dict[str, Any]:
     }
 
 
-def _rule(port: int, *, cidr: str | None = None, group: str | None = None) -> dict[str, Any]:
-    rule: dict[str, Any] = {"IpProtocol": "tcp", "FromPort": port, "ToPort": port}
-    if cidr:
-        rule["IpRanges"] = [{"CidrIp": cidr}]
-    if group:
-        rule["UserIdGroupPairs"] = [{"GroupId": group}]
-    return rule
-
-
 def _security_groups(ec2: Any, vpc_id: str) -> dict[str, str]:
     """shop-web is open to all, shop-app to shop-web, shop-db to shop-app; the control path reaches each."""
     groups = {}
@@ -137,30 +77,17 @@ def _security_groups(ec2: Any, vpc_id: str) -> dict[str, str]:
             GroupName=name,
             Description=f"sample shop, {text}",
             VpcId=vpc_id,
-            TagSpecifications=[_spec("security-group", Name=name, app="shop")],
+            TagSpecifications=[spec("security-group", Name=name, app="shop")],
         )
         groups[name] = made["GroupId"]
-    rules = {
-        "shop-web": [_rule(_PORT, cidr=_ANYWHERE)],
-        "shop-app": [_rule(_PORT, cidr=_CONTROL), _rule(_PORT, group=groups["shop-web"])],
-        "shop-db": [
-            _rule(_PORT, cidr=_CONTROL),
-            _rule(5432, cidr=_CONTROL),
-            _rule(5432, group=groups["shop-app"]),
-        ],
-    }
-    for name, permissions in rules.items():
+    for name, permissions in rules(groups).items():
         ec2.authorize_security_group_ingress(GroupId=groups[name], IpPermissions=permissions)
     return groups
 
 
 def _key_pair(ec2: Any, plan: Plan) -> None:
-    """The same public key on both sites (format: RFC 8709, ssh-ed25519)."""
-    point = hashlib.sha256(f"{plan.seed}/key".encode()).digest()
-    parts = (b"ssh-ed25519", point)
-    blob = b"".join(len(part).to_bytes(4, "big") + part for part in parts)
-    material = b"ssh-ed25519 " + base64.b64encode(blob) + b" shop-ops"
-    ec2.import_key_pair(KeyName="shop-ops", PublicKeyMaterial=material)
+    """The same public key on both sites."""
+    ec2.import_key_pair(KeyName="shop-ops", PublicKeyMaterial=public_key(plan))
 
 
 # -- disks ------------------------------------------------------------------------------------------------
@@ -169,7 +96,7 @@ def _key_pair(ec2: Any, plan: Plan) -> None:
 def _snapshot(site: Clients, plan: Plan, name: str, blocks: Mapping[int, bytes]) -> str:
     """A completed 1 GiB snapshot with these blocks, written by the EBS direct APIs."""
     ebs, ec2 = site("ebs"), site("ec2")
-    begun = ebs.start_snapshot(VolumeSize=1, Description=name, Tags=_tags(Name=name, app="shop"))
+    begun = ebs.start_snapshot(VolumeSize=1, Description=name, Tags=tags(Name=name, app="shop"))
     snapshot_id: str = begun["SnapshotId"]
     for place, data in sorted(blocks.items()):
         ebs.put_snapshot_block(
@@ -185,7 +112,7 @@ def _snapshot(site: Clients, plan: Plan, name: str, blocks: Mapping[int, bytes])
     def complete() -> bool:
         return bool(ec2.describe_snapshots(SnapshotIds=[snapshot_id])["Snapshots"][0]["State"] == "completed")
 
-    _until(plan, f"snapshot {name}", complete)
+    until(plan, f"snapshot {name}", complete)
     return snapshot_id
 
 
@@ -209,12 +136,12 @@ def _image(site: Clients, plan: Plan, name: str, first: bytes) -> str:
         ],
     )
     image_id: str = made["ImageId"]
-    ec2.create_tags(Resources=[image_id], Tags=_tags(Name=name, app="shop"))
+    ec2.create_tags(Resources=[image_id], Tags=tags(Name=name, app="shop"))
 
     def available() -> bool:
         return bool(ec2.describe_images(ImageIds=[image_id])["Images"][0]["State"] == "available")
 
-    _until(plan, f"image {name}", available)
+    until(plan, f"image {name}", available)
     return image_id
 
 
@@ -229,7 +156,7 @@ def _launch(site: Clients, plan: Plan, **request: Any) -> dict[str, Any]:
         shown = ec2.describe_instances(InstanceIds=[made["InstanceId"]])["Reservations"][0]["Instances"][0]
         return bool(shown["State"]["Name"] == "running")
 
-    _until(plan, f"instance {made['InstanceId']}", running)
+    until(plan, f"instance {made['InstanceId']}", running)
     found = ec2.describe_instances(InstanceIds=[made["InstanceId"]])["Reservations"][0]["Instances"][0]
     return dict(found)
 
@@ -245,7 +172,7 @@ def _database(site: Clients, plan: Plan, network: Mapping[str, Any], image_id: s
             AvailabilityZone=network["zones"][0],
             SnapshotId=snapshot_id,
             VolumeType="gp3",
-            TagSpecifications=[_spec("volume", Name=f"shop-db-data-{number}", app="shop", tier="db")],
+            TagSpecifications=[spec("volume", Name=f"shop-db-data-{number}", app="shop", tier="db")],
         )
         volumes.append((made["VolumeId"], snapshot_id))
     instance = _launch(
@@ -257,11 +184,11 @@ def _database(site: Clients, plan: Plan, network: Mapping[str, Any], image_id: s
         SubnetId=network["subnets"][0],
         SecurityGroupIds=[network["security_groups"]["shop-db"]],
         TagSpecifications=[
-            _spec("instance", Name="shop-db", app="shop", tier="db"),
-            _spec("volume", Name="shop-db-root", app="shop", tier="db"),
+            spec("instance", Name="shop-db", app="shop", tier="db"),
+            spec("volume", Name="shop-db-root", app="shop", tier="db"),
         ],
     )
-    for (volume_id, snapshot_id), device in zip(volumes, _DEVICES, strict=False):
+    for (volume_id, snapshot_id), device in zip(volumes, DEVICES, strict=False):
         _attach(ec2, plan, volume_id, instance["InstanceId"], device)
         ec2.delete_snapshot(SnapshotId=snapshot_id)
     return {
@@ -274,7 +201,7 @@ def _database(site: Clients, plan: Plan, network: Mapping[str, Any], image_id: s
 def _address(ec2: Any, instance_id: str) -> str:
     """An elastic address on the instance: what a partner of the shop has in its list of allowed addresses."""
     made = ec2.allocate_address(
-        Domain="vpc", TagSpecifications=[_spec("elastic-ip", Name="shop-db", app="shop", tier="db")]
+        Domain="vpc", TagSpecifications=[spec("elastic-ip", Name="shop-db", app="shop", tier="db")]
     )
     ec2.associate_address(AllocationId=made["AllocationId"], InstanceId=instance_id)
     return str(made["PublicIp"])
@@ -284,9 +211,9 @@ def _attach(ec2: Any, plan: Plan, volume_id: str, instance_id: str, device: str)
     def state() -> str:
         return str(ec2.describe_volumes(VolumeIds=[volume_id])["Volumes"][0]["State"])
 
-    _until(plan, f"volume {volume_id}", lambda: state() == "available")
+    until(plan, f"volume {volume_id}", lambda: state() == "available")
     ec2.attach_volume(VolumeId=volume_id, InstanceId=instance_id, Device=device)
-    _until(plan, f"volume {volume_id}", lambda: state() == "in-use")
+    until(plan, f"volume {volume_id}", lambda: state() == "in-use")
 
 
 def _tier(site: Clients, plan: Plan, network: Mapping[str, Any], tier: Mapping[str, Any]) -> None:
@@ -299,15 +226,15 @@ def _tier(site: Clients, plan: Plan, network: Mapping[str, Any], tier: Mapping[s
         "KeyName": "shop-ops",
         "SecurityGroupIds": [network["security_groups"][name]],
         "UserData": user_data,
-        "TagSpecifications": [_spec("volume", app="shop", tier=tier["name"])],
+        "TagSpecifications": [spec("volume", app="shop", tier=tier["name"])],
     }
     site("ec2").create_launch_template(
         LaunchTemplateName=name,
         LaunchTemplateData=data,
-        TagSpecifications=[_spec("launch-template", app="shop", tier=tier["name"])],
+        TagSpecifications=[spec("launch-template", app="shop", tier=tier["name"])],
     )
     owner = {"ResourceId": name, "ResourceType": "auto-scaling-group", "PropagateAtLaunch": True}
-    tags = _tags(Name=name, app="shop", tier=tier["name"])
+    marks = tags(Name=name, app="shop", tier=tier["name"])
     site("autoscaling").create_auto_scaling_group(
         AutoScalingGroupName=name,
         LaunchTemplate={"LaunchTemplateName": name, "Version": "$Default"},
@@ -318,7 +245,7 @@ def _tier(site: Clients, plan: Plan, network: Mapping[str, Any], tier: Mapping[s
         TargetGroupARNs=tier["target_groups"],
         HealthCheckType="EC2",
         HealthCheckGracePeriod=60,
-        Tags=[{**owner, **tag} for tag in tags],
+        Tags=[{**owner, **tag} for tag in marks],
     )
 
 
@@ -328,7 +255,7 @@ def _balancer(site: Clients, network: Mapping[str, Any]) -> dict[str, Any]:
     group = elb.create_target_group(
         Name="shop-web",
         Protocol="HTTP",
-        Port=_PORT,
+        Port=PORT,
         VpcId=network["vpc"],
         TargetType="instance",
         HealthCheckPath="/healthz",
@@ -336,7 +263,7 @@ def _balancer(site: Clients, network: Mapping[str, Any]) -> dict[str, Any]:
         HealthCheckTimeoutSeconds=2,
         HealthyThresholdCount=2,
         UnhealthyThresholdCount=2,
-        Tags=_tags(app="shop", tier="web"),
+        Tags=tags(app="shop", tier="web"),
     )["TargetGroups"][0]
     elb.modify_target_group_attributes(
         TargetGroupArn=group["TargetGroupArn"],
@@ -346,12 +273,12 @@ def _balancer(site: Clients, network: Mapping[str, Any]) -> dict[str, Any]:
         Name="shop-lb",
         Subnets=network["subnets"],
         SecurityGroups=[network["security_groups"]["shop-web"]],
-        Tags=_tags(app="shop", tier="web"),
+        Tags=tags(app="shop", tier="web"),
     )["LoadBalancers"][0]
     elb.create_listener(
         LoadBalancerArn=made["LoadBalancerArn"],
         Protocol="HTTP",
-        Port=_PORT,
+        Port=PORT,
         DefaultActions=[{"Type": "forward", "TargetGroupArn": group["TargetGroupArn"]}],
     )
     return {
@@ -361,37 +288,13 @@ def _balancer(site: Clients, network: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _name(edge: Clients, plan: Plan, target: str) -> str:
-    """The hosted zone with the shop's name, in sync when this returns."""
-    route53 = edge("route53")
-    reference = f"{plan.seed}-{plan.zone_name}"
-    made = route53.create_hosted_zone(Name=plan.zone_name, CallerReference=reference)
-    zone_id: str = made["HostedZone"]["Id"].rsplit("/", 1)[-1]
-    record = {
-        "Name": plan.record_name,
-        "Type": "CNAME",
-        "TTL": plan.ttl_s,
-        "ResourceRecords": [{"Value": target}],
-    }
-    change = route53.change_resource_record_sets(
-        HostedZoneId=zone_id,
-        ChangeBatch={"Changes": [{"Action": "CREATE", "ResourceRecordSet": record}]},
-    )["ChangeInfo"]
-    _until(
-        plan,
-        f"the name {plan.record_name}",
-        lambda: bool(route53.get_change(Id=change["Id"])["ChangeInfo"]["Status"] == "INSYNC"),
-    )
-    return zone_id
-
-
 def _until_healthy(site: Clients, plan: Plan, target_group: str) -> None:
     def healthy() -> bool:
         shown = site("elbv2").describe_target_health(TargetGroupArn=target_group)["TargetHealthDescriptions"]
         count = sum(item["TargetHealth"]["State"] == "healthy" for item in shown)
         return bool(count >= plan.web_count)
 
-    _until(plan, "healthy targets behind shop-lb", healthy)
+    until(plan, "healthy targets behind shop-lb", healthy)
 
 
 def build(home: Clients, edge: Clients, plan: Plan | None = None) -> dict[str, Any]:
@@ -401,6 +304,8 @@ def build(home: Clients, edge: Clients, plan: Plan | None = None) -> dict[str, A
     dns, target_group, batch, hosted_zone and data (SHA-256 by volume index). TimeoutError names what did not come.
     """
     plan = plan or Plan()
+    if plan.home != "aws":
+        return private_shop.build(home, edge, plan)
     _key_pair(home("ec2"), plan)
     network = _network(home, plan.home_network)
     roots = {
@@ -421,9 +326,9 @@ def build(home: Clients, edge: Clients, plan: Plan | None = None) -> dict[str, A
         InstanceType=plan.small_type,
         SubnetId=network["subnets"][1],
         SecurityGroupIds=[network["security_groups"]["shop-app"]],
-        TagSpecifications=[_spec("instance", Name="shop-batch", app="shop")],
+        TagSpecifications=[spec("instance", Name="shop-batch", app="shop")],
     )
-    hosted_zone = _name(edge, plan, balancer["dns"])
+    hosted_zone = put_name(edge, plan, balancer["dns"])
     _until_healthy(home, plan, balancer["target_group"])
     return {
         **network,
@@ -440,54 +345,7 @@ def build(home: Clients, edge: Clients, plan: Plan | None = None) -> dict[str, A
 def prepare(away: Clients, plan: Plan | None = None) -> dict[str, Any]:
     """The empty landing place on another site: network, security groups and key pair of equal names."""
     plan = plan or Plan()
+    if plan.away != "aws":
+        return private_shop.prepare(away, plan, plan.away_network)
     _key_pair(away("ec2"), plan)
     return _network(away, plan.away_network)
-
-
-# -- the group file -------------------------------------------------------------------------------------
-
-
-def _flow(pairs: Iterable[tuple[str, str]]) -> str:
-    return "{" + ", ".join(f"{left}: {right}" for left, right in pairs) + "}"
-
-
-def group_file(built: Mapping[str, Any], prepared: Mapping[str, Any], plan: Plan | None = None) -> str:
-    """The group file of this shop, YAML text, from what `build` and `prepare` returned."""
-    plan = plan or Plan()
-    zones = _flow(zip(built["zones"], prepared["zones"], strict=True))
-    subnets = _flow(zip(built["subnets"], prepared["subnets"], strict=True))
-    types = _flow((name, name) for name in (plan.database_type, plan.server_type))
-    groups = _flow((name, name) for name in ("shop-db", "shop-app", "shop-web"))
-    check = f'{{http: "http://{{address}}:{_PORT}/healthz", contains: ok}}'
-    record = plan.record_name.rstrip(".")
-    return f"""\
-drpilot: 1
-group: shop
-primary: home
-secondary: away
-objectives: {{rpo: 15m, rto: 30m}}
-replicate: {{every: 10m, keep: {{last: 6, hourly: 24, daily: 14}}}}
-drill: {{cron: "0 3 * * sun", timezone: Europe/Rome, expires: 2h}}
-approvals: {{failover: 2, switchover: 1, commit: 1}}
-map:                                 # home: away; read from right to left for the way back
-  zones: {zones}
-  subnets: {subnets}
-  types: {types}
-  keys: {{shop-ops: shop-ops}}
-  security_groups: {groups}
-tiers:                               # started from top to bottom, stopped from bottom to top
-  db:
-    instances: {{tag: tier=db}}        # with their volumes and image
-    standby: {{size: {plan.small_type}, grow: {plan.database_type}, otherwise: [m5.xlarge, r5.large]}}
-    check: {{tcp: 5432}}
-  app:
-    scaling_group: shop-app
-    standby: {{count: 0, grow: {plan.app_count}}}
-    check: {check}
-  web:
-    scaling_group: shop-web
-    standby: {{count: 0, grow: {plan.web_count}}}
-    load_balancer: shop-lb
-    check: {check}
-traffic: {{name: {record}, zone: {built["hosted_zone"]}, site: edge, ttl: {plan.ttl_s}}}
-"""

@@ -87,7 +87,8 @@ def put_tags(row: Row, tags: list[Mapping[str, str]]) -> None:
 
 
 def _row(cloud: Cloud, resource_id: str) -> Row:
-    prefix = resource_id.rpartition("-")[0]
+    resource_id = cloud.traits.named(resource_id)
+    prefix = cloud.traits.usual(resource_id.rpartition("-")[0])
     if prefix not in KINDS_BY_PREFIX:
         raise Refusal("InvalidID", f"The ID '{resource_id}' is not valid")
     table, kind = KINDS_BY_PREFIX[prefix]

@@ -84,10 +84,16 @@ def plan_volume(cloud: Cloud, asked: dict[str, Any], default_type: str = "gp2") 
             encrypted, key = True, key or snapshot.get("KmsKeyId")
     if size is None:
         raise Refusal("MissingParameter", "The request must contain the parameter size or snapshotId")
+    only = cloud.traits.volume_type
     plan = VolumePlan(
-        size, asked.get("VolumeType", default_type), asked.get("Iops"), asked.get("Throughput"),
-        snapshot_id, encrypted, key,
-    )  # fmt: skip
+        size,
+        only or asked.get("VolumeType", default_type),
+        None if only else asked.get("Iops"),
+        None if only else asked.get("Throughput"),
+        snapshot_id,
+        encrypted,
+        key,
+    )
     check_plan(plan)
     return plan
 

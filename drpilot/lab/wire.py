@@ -15,9 +15,10 @@ from botocore.awsrequest import AWSPreparedRequest, AWSResponse, HeadersDict
 from botocore.exceptions import ConnectionClosedError, EndpointConnectionError, ReadTimeoutError
 
 from drpilot.lab.cloud import Cloud, Refusal
+from drpilot.lab.eucalyptus import door
 from drpilot.lab.faults import Cut
 from drpilot.lab.replies import Reply, encode, encode_refusal
-from drpilot.lab.requests import SIGNING_NAMES, Incoming, decode, service_model
+from drpilot.lab.requests import Incoming, decode, service_model, signed_service, unchunked
 from drpilot.lab.signature import Canonical, SignatureProblem, read_signature, verify
 
 __all__ = ["Incoming", "Reply", "answer", "attach"]
@@ -27,14 +28,17 @@ _REGIONLESS = frozenset({"route53", "sts"})
 
 def answer(cloud: Cloud, request: Incoming) -> Reply:
     """Answer one request. Raises Cut when no answer may be sent; every error is an answer."""
-    request_id = _request_id(cloud)
+    if cloud.traits.eucalyptus:
+        return door.answer(cloud, request)
+    request_id = cloud.request_id
     query = dict(parse_qsl(request.query, keep_blank_values=True))
     service = "ec2"
     try:
         signed = read_signature(query, request.headers)
-        if signed.scope.service not in SIGNING_NAMES:
+        named = signed_service(signed.scope.service, request)
+        if named is None:
             raise SignatureProblem("malformed", f"no service signs as {signed.scope.service!r}")
-        service = SIGNING_NAMES[signed.scope.service]
+        service = named
         if signed.scope.region != cloud.region and service not in _REGIONLESS:
             raise SignatureProblem("region", "Credential should be scoped to a valid region")
         verify(
@@ -50,7 +54,7 @@ def answer(cloud: Cloud, request: Incoming) -> Reply:
         return encode_refusal(service_model(service), _unsigned(service, problem), request_id)
     model = service_model(service)
     try:
-        operation, params = decode(service, _unchunked(request))
+        operation, params = decode(service, unchunked(request))
         result = cloud.dispatch(service, operation.name, params)
         return encode(model, operation, result, request_id)
     except Refusal as refusal:
@@ -60,11 +64,6 @@ def answer(cloud: Cloud, request: Incoming) -> Reply:
     except Exception:
         broken = Refusal("InternalError", "An internal error has occurred", status=500)
         return encode_refusal(model, broken, request_id, bare=request.method == "HEAD")
-
-
-def _request_id(cloud: Cloud) -> str:
-    number = cloud.calls_total + 1
-    return f"{cloud.name[:8].encode().hex():0<8}-0000-4000-8000-{number:012x}"
 
 
 def _unsigned(service: str, problem: SignatureProblem) -> Refusal:
@@ -95,21 +94,6 @@ def _unsigned(service: str, problem: SignatureProblem) -> Refusal:
             "missing": "MissingAuthenticationToken",
         }.get(reason, "IncompleteSignature")
     return Refusal(code, problem.message, status)
-
-
-def _unchunked(request: Incoming) -> Incoming:
-    """Take the frames of `aws-chunked` off a body (S3 API reference, streaming signatures and trailers)."""
-    if "aws-chunked" not in request.headers.get("content-encoding", ""):
-        return request
-    body, rest = bytearray(), request.body
-    while rest:
-        line, _, rest = rest.partition(b"\r\n")
-        size = int(line.split(b";")[0] or b"0", 16)
-        if size == 0:
-            break
-        body += rest[:size]
-        rest = rest[size + 2 :]
-    return Incoming(request.method, request.path, request.query, request.headers, bytes(body))
 
 
 # -- clients in the same process --------------------------------------------------------------------------

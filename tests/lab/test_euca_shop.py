@@ -1,0 +1,137 @@
+"""The sample shop built on a Eucalyptus home by that cloud's own means, in virtual time."""
+
+from __future__ import annotations
+
+import http.client
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+import yaml
+
+from drpilot.base.clock import ManualClock
+from drpilot.lab import guest, names, shop
+from drpilot.lab.cloud import Cloud
+from drpilot.lab.process import start_in_process
+from drpilot.lab.wire import attach
+from tests.lab.core_world import REAL
+from tests.lab.delivery_world import block
+from tests.lab.euca_world import euca_client
+
+
+def _clients(cloud: Cloud) -> Callable[[str], Any]:
+    key, secret = next(iter(cloud.keys.items()))
+    made: dict[str, Any] = {}
+
+    def client(service: str) -> Any:
+        if service not in made:
+            if cloud.dialect == "aws":
+                session = boto3.Session(key, secret, region_name=cloud.region)
+                made[service] = session.client(service, endpoint_url="http://127.0.0.1:9")
+            else:
+                made[service] = euca_client(
+                    cloud.traits.version, service, "http://127.0.0.1:9", (key, secret)
+                )
+            attach(made[service], cloud)
+        return made[service]
+
+    return client
+
+
+class _World:
+    """The shop on a home of some version, the landing place on an AWS away, the name at the edge."""
+
+    def __init__(self, directory: Path, version: str, number: int) -> None:
+        self.directory, self.version = directory, version
+        self.clock = ManualClock(REAL.now())
+        dialects = {"home": f"eucalyptus-{version}", "away": "aws", "edge": "aws"}
+        self.sites = start_in_process(directory, dialects, clock=self.clock)
+        self.clients = {name: _clients(cloud) for name, cloud in self.sites.items()}
+        store = self.sites["home"].store
+        self.plan = shop.Plan(
+            home_network=block(number),
+            away_network=block(number + 1),
+            blocks=4,
+            clock=self.clock,
+            home=dialects["home"],
+            write=store.write_volume if version == "3.4" else None,
+        )
+        self.sites["home"].tune(classic_network=self.plan.home_network)
+        self.shop = shop.build(self.clients["home"], self.clients["edge"], self.plan)
+        self.landing = shop.prepare(self.clients["away"], self.plan)
+
+    def close(self) -> None:
+        errors = [cloud.errors for cloud in self.sites.values()]
+        for cloud in self.sites.values():
+            cloud.close()
+        assert errors == [[], [], []]
+
+
+@pytest.fixture(scope="module", params=("3.4", "4.4", "5"))
+def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[_World]:
+    version = str(request.param)
+    made = _World(tmp_path_factory.mktemp("lab"), version, 2 * ("3.4", "4.4", "5").index(version))
+    yield made
+    made.close()
+
+
+def _get(address: str, path: str = "/healthz") -> tuple[int, str]:
+    connection = http.client.HTTPConnection(address, 8080, timeout=5)
+    try:
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode()
+    finally:
+        connection.close()
+
+
+def test_a_request_goes_through_all_three_tiers(world: _World) -> None:
+    """The name leads to the classic balancer, which forwards to a web guest of the scaling group."""
+    (address,) = names.resolve(world.sites["edge"], "shop.example.org")
+    assert address == names.embedded_address(world.shop["dns"])
+    assert _get(address) == (200, "ok")
+    groups = world.clients["home"]("autoscaling").describe_auto_scaling_groups()["AutoScalingGroups"]
+    members = {group["AutoScalingGroupName"]: len(group["Instances"]) for group in groups}
+    assert members == {"shop-app": 3, "shop-web": 2}
+    health = world.clients["home"]("elb").describe_instance_health(LoadBalancerName="shop-lb")[
+        "InstanceStates"
+    ]
+    assert [item["State"] for item in health] == ["InService", "InService"]
+    assert _get(address, "/")[1].startswith("web i-")
+    roles = sorted(one["role"] for one in guest.guests_of(world.sites["home"]))
+    assert roles == ["app"] * 3 + ["db"] + ["web"] * 2
+
+
+def test_the_database_has_its_bytes(world: _World) -> None:
+    """An independent reader finds the seed's data set on the volumes, and the database writes heartbeats."""
+    readings = shop.read_back(world.directory / "home", world.shop["database"]["volumes"])
+    assert shop.verified(readings, world.shop["data"])
+    assert [reading.blocks for reading in readings] == [4, 4, 4]
+    assert all(reading.heartbeat is not None for reading in readings)
+    shown = world.clients["home"]("ec2").describe_instances(InstanceIds=[world.shop["database"]["instance"]])
+    instance = shown["Reservations"][0]["Instances"][0]
+    assert instance["RootDeviceType"] == "ebs"
+    assert len(instance["BlockDeviceMappings"]) == 4
+
+
+def test_it_is_built_by_that_clouds_means(world: _World) -> None:
+    """Launch configurations and tags there; VPCs where the version has them; nothing left of the imports."""
+    home = world.clients["home"]
+    found = home("autoscaling").describe_launch_configurations()["LaunchConfigurations"]
+    assert sorted(one["LaunchConfigurationName"] for one in found) == ["shop-app", "shop-web"]
+    assert bool(world.shop["vpc"]) == (world.version != "3.4")
+    assert home("s3").list_buckets()["Buckets"] == []
+    tagged = {tag["Value"] for tag in home("ec2").describe_tags()["Tags"] if tag["Key"] == "Name"}
+    assert {"shop-db", "shop-db-data-2", "shop-db-root", "shop-web", "shop-batch"} <= tagged
+
+
+def test_the_group_file_maps_one_cloud_to_the_other(world: _World) -> None:
+    """Zones, machine types, subnets and groups of home stand beside those of away."""
+    told = yaml.safe_load(shop.group_file(world.shop, world.landing, world.plan))
+    assert told["map"]["zones"] == {"cluster01": "eu-west-1a", "cluster02": "eu-west-1b"}
+    assert told["map"]["types"] == {"m1.large": "m5.large", "m1.medium": "t3.medium"}
+    assert len(told["map"]["subnets"]) == (0 if world.version == "3.4" else 2)
+    assert told["tiers"]["web"]["load_balancer"] == "shop-lb"
+    assert told["tiers"]["db"]["standby"]["size"] == "t3.small"
