@@ -142,6 +142,7 @@ def test_a_bomb_behind_the_image(tmp_path: Path) -> None:
         (gzip.compress(framed(b"data")[:600]), "ends before"),
         (gzip.compress(framed(b"datb")), "SHA-1 of its tar stream"),
     ],
+    ids=["plain", "empty", "cut", "more", "no-tar", "longer", "short", "other"],  # the bytes hold the time
 )
 def test_what_the_parts_hold(tmp_path: Path, packed: bytes, says: str) -> None:
     """Right digests around a wrong inside: not gzip, cut, not a tar, another size, another content."""
