@@ -34,8 +34,10 @@ from botocore.model import OperationModel
 from urllib3.exceptions import InsecureRequestWarning
 
 from drpilot.__about__ import __version__
-from drpilot.base.errors import DrpilotError
+from drpilot.base.errors import DrpilotError, invariant
+from drpilot.clouds.connection import Timeouts
 from drpilot.clouds.credentials import CredentialsReference, Keys, botocore_credentials, fixed_credentials
+from drpilot.clouds.dataplane import Doorway
 from drpilot.clouds.dialect import Dialect
 from drpilot.clouds.dialects import DIALECTS
 from drpilot.clouds.failures import NoEndpoint, TruncatedReply
@@ -49,6 +51,8 @@ _LOCATIONS = ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE")
 _FOREIGN_PROVIDERS = ("env", "ec2-credentials-file", "boto-config", "container-role", "iam-role")
 _FOREIGN_SOURCES = ("Environment", "EcsContainer")
 _CONNECTIONS = 32
+# Bodies that need not be signed over TLS: PutSnapshotBlock (`v4-unsigned-body` in its model) and S3's.
+_UNSIGNED_PAYLOADS = frozenset({"ebs", "s3"})
 _UNWANTED_HANDLERS: tuple[tuple[str, Any], ...] = (
     ("before-parameter-build", generate_idempotent_uuid),
     ("before-parameter-build.ec2.RunInstances", base64_encode_user_data),
@@ -227,6 +231,29 @@ class Clients:
     def endpoint(self, service: str) -> str:
         """The URL calls to `service` go to."""
         return str(self.client(service).meta.endpoint_url)
+
+    def doorway(self, service: str) -> Doorway:
+        """What the data plane needs to know of a service's endpoint; raises as `client` does."""
+        client = self.client(service)
+        session = self._session
+        invariant(session is not None, "a client was made without a session")
+        assert session is not None
+        return Doorway(
+            site=self.settings.name,
+            service=service,
+            signing_name=client.meta.service_model.signing_name,
+            region=client.meta.region_name,
+            url=client.meta.endpoint_url,
+            protocol=client.meta.service_model.resolved_protocol,
+            signature=str(client.meta.config.signature_version),
+            credentials=session.get_credentials(),
+            verify=self._verify(session),
+            proxies=dict(self.settings.proxies),
+            timeouts=Timeouts(
+                self.dialect.connect_timeout_s, read_s := self.dialect.read_s(service), 4 * read_s
+            ),
+            unsigned_payload=service in _UNSIGNED_PAYLOADS,
+        )
 
     def close(self) -> None:
         """Close the connections of all clients."""

@@ -23,6 +23,7 @@ from botocore.response import StreamingBody
 from drpilot.base.clock import Chance, Clock, RealClock
 from drpilot.base.log import logger
 from drpilot.base.retry import Patience, retried
+from drpilot.clouds.dataplane import DataPlane
 from drpilot.clouds.dialect import Mark
 from drpilot.clouds.failures import WrongAccount, as_drpilot_error, failure
 from drpilot.clouds.limits import Limits
@@ -236,6 +237,16 @@ class BotoSite:
         (present if self.dry_run_trusted() else missing).add("dry-run")
         self._missing = frozenset(missing)
         return Probing(frozenset(present), frozenset(missing), untold)
+
+    def plane(self, service: str) -> DataPlane:
+        """The data plane of a service, under the same limits; raises CloudError as a call does.
+
+        Look at `DataPlane.doorway.obstacle` before using it: where that says something, only `call` is left.
+        """
+        try:
+            return DataPlane(self._clients.doorway(service), self._ways.clock, self._limits)
+        except Exception as error:
+            raise failure(error, site=self.name, operation=f"{service}:connect", changing=False) from error
 
     def close(self) -> None:
         """Close all connections."""
