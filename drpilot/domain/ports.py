@@ -25,6 +25,8 @@ from drpilot.domain.point import RecoveryPoint
 __all__ = [
     "Action",
     "Answer",
+    "BlockChannel",
+    "BlockPlane",
     "CloudError",
     "Context",
     "Done",
@@ -117,6 +119,34 @@ class Site(Protocol):
 
     def pages(self, service: str, operation: str, params: Json) -> Iterator[Json]:
         """Each page of a listing; never relies on the server's page size."""
+
+
+class BlockChannel(Protocol):
+    """One thread's way to the blocks of snapshots, 524,288 bytes each. Raises `CloudError`; a block whose bytes are not
+    what their checksum says has the code `ChecksumMismatch`.
+    """
+
+    def get(self, snapshot: str, index: int, token: str, into: memoryview) -> bytes:
+        """Read a block into `into` (a whole block's room); its SHA-256 (32 bytes), compared with the bytes."""
+
+    def put(self, snapshot: str, index: int, data: memoryview, sha256: bytes) -> None:
+        """Write a block whose SHA-256 is known; writing it again replaces it."""
+
+    def close(self) -> None:
+        """Let the connection go."""
+
+
+class BlockPlane(Protocol):
+    """Blocks of snapshots on one site: `fast` by a data plane of our own, `sdk` by botocore."""
+
+    engine: str
+    note: str  # why it is not the engine that was asked for; empty when it is
+
+    def channel(self) -> BlockChannel:
+        """A way for one thread."""
+
+    def close(self) -> None:
+        """Close what the channels share."""
 
 
 class Stale(Exception):
