@@ -256,11 +256,24 @@ class Connection:
         place = min(self._filled, length)
         target[:place] = self._view[:place]
         self._drop(place)
-        while place < length:
-            count = self._receive(target[place:length], place)
-            if count == 0:
-                raise TruncatedReply(actual=place, expected=length)
-            place += count
+        assert self._socket is not None
+        receive, now_s, deadline_s = self._socket.recv_into, self._clock.monotonic, self._deadline_s
+        try:
+            while (
+                place < length
+            ):  # 32 times a block, a TLS record each: nothing is called here that needn't be
+                count = receive(target[place:length])
+                if count == 0:
+                    raise TruncatedReply(actual=place, expected=length)
+                place += count
+                if now_s() > deadline_s:
+                    break
+        except TimeoutError as error:
+            raise boto.ReadTimeoutError(endpoint_url=self._place.url, error=error) from error
+        except OSError as error:
+            self._lost(error, place)
+        if place < length:
+            self._late()
 
     def _line(self) -> bytes:
         """The next line of a chunked body, without its end."""
@@ -313,9 +326,12 @@ class Connection:
         except OSError as error:
             self._lost(error, so_far)
         if self._clock.monotonic() > self._deadline_s:
-            why = f"no whole answer within {self._timeouts.whole_s:g} s"
-            raise boto.ReadTimeoutError(endpoint_url=self._place.url, error=why)
+            self._late()
         return count
+
+    def _late(self) -> NoReturn:
+        why = f"no whole answer within {self._timeouts.whole_s:g} s"
+        raise boto.ReadTimeoutError(endpoint_url=self._place.url, error=why)
 
     def _lost(self, error: OSError | None, received: int) -> NoReturn:
         raise boto.ConnectionClosedError(

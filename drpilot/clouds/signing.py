@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 from urllib.parse import quote
 
@@ -20,6 +22,8 @@ __all__ = ["EMPTY_SHA256", "UNSIGNED", "Signer", "encoded_query"]
 
 UNSIGNED = "UNSIGNED-PAYLOAD"
 EMPTY_SHA256 = hashlib.sha256(b"").hexdigest()
+_PLAIN_PATH = re.compile(r"[A-Za-z0-9/_.~-]*")  # encoding it once more changes nothing
+_PLAIN = re.compile(r"[A-Za-z0-9_.~-]*")
 _ALSO_SIGNED = frozenset({"content-md5", "content-type", "host", "range"})
 
 
@@ -27,8 +31,14 @@ def encoded_query(query: Mapping[str, str]) -> str:
     """The query as it is both signed and sent: sorted by encoded name, everything but unreserved characters
     encoded.
     """
-    pairs = sorted((quote(name, safe="-_.~"), quote(value, safe="-_.~")) for name, value in query.items())
-    return "&".join(f"{name}={value}" for name, value in pairs)
+    if not query:
+        return ""
+    pairs = sorted((_encoded(name), _encoded(value)) for name, value in query.items())
+    return "&".join([f"{name}={value}" for name, value in pairs])
+
+
+def _encoded(text: str) -> str:
+    return text if _PLAIN.fullmatch(text) else quote(text, safe="-_.~")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +62,7 @@ class Signer:
         self._credentials = credentials
         self._clock = clock
         self._cached: _DayKey | None = None
+        self._second: tuple[datetime, str] | None = None
 
     def signed(
         self, method: str, path: str, query: str, headers: Mapping[str, str], payload: str
@@ -62,15 +73,17 @@ class Signer:
         botocore raises when the keys can't be renewed.
         """
         frozen = self._credentials.get_frozen_credentials()
-        moment = self._clock.now().strftime("%Y%m%dT%H%M%SZ")
+        moment = self._moment()
         day = moment[:8]
         whole = {**headers, "x-amz-content-sha256": payload, "x-amz-date": moment}
         if frozen.token:
             whole["x-amz-security-token"] = frozen.token
         names = sorted(name for name in whole if name in _ALSO_SIGNED or name.startswith("x-amz-"))
-        lines = "".join(f"{name}:{' '.join(whole[name].split())}\n" for name in names)
+        lines = "".join([f"{name}:{' '.join(whole[name].split())}\n" for name in names])
         signed_names = ";".join(names)
-        signed_path = path if self._service == "s3" else quote(path, safe="/~")
+        signed_path = path
+        if self._service != "s3" and not _PLAIN_PATH.fullmatch(path):
+            signed_path = quote(path, safe="/~")
         request = f"{method}\n{signed_path}\n{query}\n{lines}\n{signed_names}\n{payload}"
         scope = f"{day}/{self._region}/{self._service}/aws4_request"
         text = f"AWS4-HMAC-SHA256\n{moment}\n{scope}\n{hashlib.sha256(request.encode()).hexdigest()}"
@@ -80,6 +93,13 @@ class Signer:
             f"SignedHeaders={signed_names}, Signature={signature}"
         )
         return whole
+
+    def _moment(self) -> str:
+        """The time of the request, `20260101T000000Z`; written once a second."""
+        now, known = self._clock.now().replace(microsecond=0), self._second
+        if known is None or known[0] != now:
+            known = self._second = (now, now.strftime("%Y%m%dT%H%M%SZ"))
+        return known[1]
 
     def _key(self, secret: str, day: str) -> bytes:
         cached = self._cached

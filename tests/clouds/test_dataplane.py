@@ -67,6 +67,14 @@ def in_turn(*answers: bytes | str) -> Callable[[Heard, int], bytes | str]:
     return lambda heard, number: answers[min(number, len(answers)) - 1]
 
 
+class Hasty(ManualClock):
+    """A clock on which eleven seconds pass whenever somebody looks."""
+
+    def monotonic(self) -> float:
+        self.advance(11)
+        return super().monotonic()
+
+
 # -- signatures -------------------------------------------------------------------------------------------
 
 
@@ -291,7 +299,7 @@ def test_a_server_that_hangs_is_left(door: Door) -> None:
 
 
 def test_a_server_that_drips_is_left(door: Door) -> None:
-    """One exchange has a bound of its own, however often a byte arrives."""
+    """One exchange has a bound of its own, however often a few bytes arrive: the rest is not waited for."""
     clock = ManualClock()
 
     def slowly(heard: Heard, number: int) -> bytes:
@@ -300,6 +308,10 @@ def test_a_server_that_drips_is_left(door: Door) -> None:
 
     with answering(slowly) as server:
         error = refused(plane_of(door, server.url, clock=clock), GET)
+        assert (error.kind, error.code) == (FailureClass.TIMEOUT, "ReadTimeoutError")
+    with answering(always(response(b"x" * (16 << 20)))) as server:
+        plane = plane_of(door, server.url, clock=Hasty())
+        error = refused(plane, GET, memoryview(bytearray(16 << 20)))
         assert (error.kind, error.code) == (FailureClass.TIMEOUT, "ReadTimeoutError")
 
 
