@@ -144,6 +144,18 @@ _ROWS: tuple[Row, ...] = (
     Row("DRP-6615", "bundle-exists", 5, "{bucket}/{key} on {site} is another bundle", "An image may be registered from it, so it is not replaced.", "choose another prefix, or delete it: drpilot bundle delete {bucket}/{key} --site {site}"),
     Row("DRP-6616", "acl-refused", 5, "bucket {bucket} on {site} takes no ACL", "A cloud reads a bundle by the ACL {acl}; this bucket has ACLs disabled (object ownership: bucket owner enforced).", "set the bucket's object ownership to `ObjectWriter`, or use a bucket made by --create-bucket"),
     Row("DRP-6617", "bundle-unsound", 3, "{what}", "`bundle verify` read the whole bundle and found this.", "fetch the bundle again, or bundle the image again"),
+    # 67xx blocks
+    Row("DRP-6701", "block-map", 6, "{file} is no block map drpilot can use: {what}", "A block map is sealed by a digest over all of it; one that was cut off or changed is never taken for a base.", "leave out --base and copy everything; that writes a new map"),
+    Row("DRP-6702", "base-mismatch", 5, "{target} does not hold what the base says: {what}", "An incremental copy onto something else than the base would leave a mixture of two states.", "leave out the base: everything is copied, and what is old is cleared"),
+    Row("DRP-6703", "block-corrupt", 1, "{name}: block {index} is not what its checksum says", "The block was read three times, and its bytes never had the SHA-256 that was stated with it. Nothing of it was written.", "the source is damaged there; copy another snapshot or point"),
+    Row("DRP-6704", "copy-unfinished", 5, "{target} is half of another copy, from {source}", "A copy in place was interrupted, so the target is a mixture of two states; only the same copy can go on, or a full one.", "repeat the command of that copy, or copy everything: --restart, without a base"),
+    Row("DRP-6705", "copy-busy", 5, "another process is at this copy ({what})", "One process holds the ledger of a copy.", "wait for it"),
+    Row("DRP-6706", "target-too-small", 5, "{target} has {have_bytes} bytes, the source {need_bytes}", "A volume must be at least as large as what is copied onto it.", "use a larger volume"),
+    Row("DRP-6707", "device-unusable", 1, "{path} can't be used: {what}", "The device or file is missing, mounted, full, read-only or belongs to somebody else.", "check it: lsblk, ls -l; nothing that is mounted is written to"),
+    Row("DRP-6708", "unknown-snapshot", 9, "there is no snapshot {snapshot} on {site}", "The id names no snapshot this account may see there.", "check the id and the site: drpilot site list"),
+    Row("DRP-6709", "snapshot-not-ready", 1, "{snapshot} on {site} is {state}", "Only a completed snapshot can be read by blocks; one that was not completed in time fails.", "look at it on {site}; a pending one takes a while"),
+    Row("DRP-6710", "no-parts", 9, "there is no copy at {place}", "A place in a bucket holds a copy when it has a blocks.map.", "check bucket and prefix"),
+    Row("DRP-6711", "stream-cut", 1, "{name} has {have} bytes, announced were {need}", "A stream that is shorter or longer than announced is not the image it should be.", "check where the stream comes from"),
     # 70xx lab
     Row("DRP-7001", "lab-down", 8, "the lab is not running", "--lab commands talk to simulated clouds on this machine.", "drpilot lab up"),
     Row("DRP-7002", "lab-fault", 2, "{what}", "A fault is written KIND[:service.action][@n].", "kinds: {kinds}"),
