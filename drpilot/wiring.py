@@ -9,11 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 from queue import Empty, Queue
 from threading import Thread
+from typing import IO
 
 from drpilot.actions.catalogue import CATALOGUE
 from drpilot.base.clock import Chance, Clock, RealClock
 from drpilot.base.errors import DrpilotError
 from drpilot.base.log import Secret
+from drpilot.clouds.blocks import block_plane
 from drpilot.clouds.credentials import CredentialsReference, Keys, read_text
 from drpilot.clouds.detection import detect
 from drpilot.clouds.dialects import DIALECTS
@@ -23,17 +25,19 @@ from drpilot.clouds.session import Clients
 from drpilot.clouds.session import SiteSettings as CloudSettings
 from drpilot.clouds.site import BotoSite, Ways
 from drpilot.clouds.witness import S3Witness
-from drpilot.domain.ports import CloudError, Site, Witness
+from drpilot.domain.ports import BlockPlane, CloudError, Site, Witness
 from drpilot.engine.context import World
 from drpilot.inventory import configuration, euca2ools
 from drpilot.inventory.configuration import Configuration, SiteSettings
 from drpilot.journal.database import Database
 from drpilot.journal.holder import present_holder
 from drpilot.journal.journal import Journal
+from drpilot.services.blocks import Doors
 from drpilot.services.house import SPOKEN, House, Look
 
 __all__ = [
     "Sites",
+    "block_doors",
     "cloud_settings",
     "home_of",
     "kind_of",
@@ -245,6 +249,29 @@ class Sites:
 def _settle_s(settings: Configuration) -> float:
     """How long a fresh thing may stay invisible on the slowest of the sites."""
     return max((DIALECTS[site.cloud].settle_s for site in settings.sites.values()), default=0.0)
+
+
+def block_doors(
+    *, lab: bool, engine: str, stdin: IO[bytes] | None = None, note: Callable[[str], None] | None = None
+) -> Doors:
+    """What copies of blocks reach the world by; drpilot.yaml is read when the first site is asked for. `note` is told
+    when another engine than the one asked for has to serve a site.
+    """
+    clock, folder = RealClock(), home_of(lab=lab)
+    sites: list[Sites] = []
+
+    def site(name: str) -> BotoSite:
+        if not sites:
+            sites.append(Sites(configuration.read(folder), clock))
+        return sites[0].site(name)
+
+    def plane(name: str) -> BlockPlane:
+        found = block_plane(site(name), engine)
+        if found.note and note is not None:
+            note(f"{name}: blocks go by {found.engine}: {found.note}")
+        return found
+
+    return Doors(site, plane, folder / "transfers", clock, Chance(), stdin)
 
 
 def open_house(

@@ -15,7 +15,19 @@ from typer.exceptions import Abort, TyperException
 
 from drpilot.__about__ import __version__
 from drpilot.base.errors import DrpilotError
-from drpilot.cli import act, attend, bundlebuckets, bundles, look, practise, protecting, setup, sites, steer
+from drpilot.cli import (
+    act,
+    attend,
+    blocks,
+    bundlebuckets,
+    bundles,
+    look,
+    practise,
+    protecting,
+    setup,
+    sites,
+    steer,
+)
 from drpilot.cli.options import framed
 from drpilot.cli.session import bug, conduct, refuse
 from drpilot.cli.terminal import Terminal
@@ -230,6 +242,18 @@ _branch(
         "upload": bundlebuckets.upload,
         "download": bundlebuckets.download,
         "delete": bundlebuckets.delete,
+    },
+)
+_branch(
+    "blocks",
+    "Blocks between snapshots, devices, files and buckets: copy, pull, push, map, diff",
+    DATA,
+    {
+        "copy": blocks.blocks_copy,
+        "pull": blocks.blocks_pull,
+        "push": blocks.blocks_push,
+        "map": blocks.blocks_map,
+        "diff": blocks.blocks_diff,
     },
 )
 
