@@ -204,9 +204,7 @@ def _check_user_data(text: str | None) -> None:
 
 
 def _check_profile(cloud: Cloud, given: dict[str, str] | None) -> None:
-    """Instance profiles live in IAM, which the lab has not: any name is good unless the tunable
-    `instance_profiles` lists those there are.
-    """
+    """Any profile is good unless the tunable `instance_profiles` lists those there are; see profiles.py."""
     known = cloud.setting("instance_profiles", None)
     if given is None or known is None:
         return

@@ -36,6 +36,7 @@ SIGNING_NAMES = {
     "kms": "kms",
     "servicequotas": "service-quotas",
     "monitoring": "cloudwatch",
+    "iam": "iam",
 }
 """botocore's service for each name that a credential scope may carry."""
 _CLASSIC_ELB = re.compile(rb"(^|&)Version=2012-06-01(&|$)")

@@ -24,6 +24,7 @@ _MODULES = (
     "flavors",
     "launch",
     "compute",
+    "profiles",
     "autoscaling",
     "balancing",
     "classic_balancing",

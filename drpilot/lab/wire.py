@@ -23,7 +23,7 @@ from drpilot.lab.signature import Canonical, SignatureProblem, read_signature, v
 
 __all__ = ["Incoming", "Reply", "answer", "attach"]
 
-_REGIONLESS = frozenset({"route53", "sts"})
+_REGIONLESS = frozenset({"iam", "route53", "sts"})
 
 
 def answer(cloud: Cloud, request: Incoming) -> Reply:

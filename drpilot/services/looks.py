@@ -15,13 +15,15 @@ from drpilot.actions.views import describe, images, instances, snapshots, tagged
 from drpilot.base.errors import DrpilotError, Finding
 from drpilot.domain.group import Group, ScalingGroup, Tier
 from drpilot.domain.point import choose
-from drpilot.domain.ports import CloudError, FailureClass, Site, StandbyView
+from drpilot.domain.ports import CloudError, Site, StandbyView
 from drpilot.inventory.discover import carried, members, partner, uncarried, unprotected
+from drpilot.inventory.partners import key_state
 from drpilot.journal.views import GroupView
 from drpilot.services.checked import Checked, bad, ok, unknown, warning
 from drpilot.services.guidance import protect_command
 from drpilot.services.house import House
 from drpilot.services.orphans import orphans
+from drpilot.services.partnerlook import PARTNER_WORDS, partner_checks
 from drpilot.services.sides import look_at_sides
 
 __all__ = ["LOOKS", "GroupLook"]
@@ -234,7 +236,7 @@ def _keys(house: House, view: GroupView) -> Iterator[Checked]:
         if "kms" not in site.capabilities:
             continue
         for key in sorted(keys):
-            state = _key_state(site, key)
+            state = key_state(site, key)
             if state == "Enabled":
                 yield ok("keys", view.name, f"{key} on {name} enabled", state)
                 continue
@@ -258,16 +260,6 @@ def _kms_keys(group: Group) -> set[str]:
         for t in group.tiers
         if t.scaling_group and t.scaling_group.encrypted_key
     }
-
-
-def _key_state(site: Site, key: str) -> str:
-    """The key's state in KMS's own word; `missing` where KMS does not know it (KMS API reference, DescribeKey)."""
-    try:
-        return str(site.call("kms", "DescribeKey", {"KeyId": key})["KeyMetadata"]["KeyState"])
-    except CloudError as error:
-        if error.kind is FailureClass.NOT_FOUND or error.code == "NotFoundException":
-            return "missing"
-        raise
 
 
 def _name(house: House, view: GroupView) -> Iterator[Checked]:
@@ -491,6 +483,7 @@ LOOKS: tuple[GroupLook, ...] = (  # who is active comes first: its hint is the n
     GroupLook("points", "every replica usable", ("drift",), _standing, _points),
     GroupLook("standby", "standbys as recorded", ("standby-missing",), _standing, _standbys),
     GroupLook("witness", "the journal's epoch", ("witness-wrong", "witness-unreachable"), _nowhere, _witness),
+    GroupLook("partners", "what the map names is there", PARTNER_WORDS, _standing, partner_checks),
     GroupLook("keys", "KMS keys enabled", ("key-unusable",), _nowhere, _keys),
     GroupLook("traffic", "the name leads to the active side", ("drift",), _active, _name),
     GroupLook("quota", "room for a failover", ("quota-short",), _standing, _quota),

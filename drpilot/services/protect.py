@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 from drpilot.base.document import refusal
 from drpilot.base.errors import Finding
 from drpilot.domain.group import Group, Tier
+from drpilot.domain.ports import CloudError
 from drpilot.domain.run import RunView
 from drpilot.inventory import groupfile
 from drpilot.inventory.discover import carried, members, survey, uncarried, unprotected
 from drpilot.inventory.draft import draft as write_draft
+from drpilot.inventory.partners import partners
 from drpilot.journal.views import GroupView
 from drpilot.services.begin import Asking, Typed, begin, consent, propose
 from drpilot.services.house import House
@@ -56,7 +59,7 @@ def preview(house: House, text: str, file: str) -> Preview:
     site = house.site(active)
     found = members(site, group)
     later = [*carried(found, group.mapping(active), group.other(active)), *uncarried(site, found)]
-    findings = [*document.findings, *document.located(later)]
+    findings = [*document.findings, *document.located(later), *_partners(house, found, active, document)]
     size = sum(volume.size_gib for tier in found.tiers for each in tier.instances for volume in each.volumes)
     return Preview(
         group=found,
@@ -68,8 +71,36 @@ def preview(house: House, text: str, file: str) -> Preview:
     )
 
 
+def _partners(
+    house: House, group: Group, active: str, document: groupfile.GroupDocument
+) -> Iterator[Finding]:
+    """What the file names and the other side has not, each at its place in the file.
+
+    A group that is known is looked after even while its other side is silent, which is said; a new one is not taken in
+    before its other side was seen.
+    """
+    try:
+        judged = partners(group, active, house.site)
+    except CloudError as error:
+        if error.site != group.other(active) or _known(house, group) is None:
+            raise
+        message = (
+            f"{error.site} does not answer: nobody looked whether it has what the file names ({error.code})"
+        )
+        where = document.position("secondary" if error.site == group.secondary else "primary")
+        yield Finding("partner-untold", "warning", message, where, f"drpilot site check {error.site}")
+        return
+    for each in judged:
+        if each.finding is not None:
+            yield replace(each.finding, where=document.position(*each.ask.path))
+
+
+def _known(house: House, group: Group) -> GroupView | None:
+    return {view.name: view for view in house.journal.groups()}.get(group.name)
+
+
 def _active(house: House, group: Group) -> str:
-    known = {view.name: view for view in house.journal.groups()}.get(group.name)
+    known = _known(house, group)
     return known.active if known is not None else group.primary
 
 
@@ -109,7 +140,7 @@ def _rows(tier: Tier, group: Group, active: str) -> list[Row]:
 
 
 def protect(house: House, text: str, file: str) -> tuple[GroupView, Preview]:
-    """Take the file in; the first point is a `replicate` run, begun by the caller. Raises on unmapped members."""
+    """Take the file in; the first point is a `replicate` run, begun by the caller. Raises on what has no partner."""
     plan = preview(house, text, file)
     if plan.errors:
         raise refusal(file, plan.errors)

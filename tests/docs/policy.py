@@ -23,6 +23,7 @@ _LOOKS = (
     "ec2:DescribeInstanceAttribute",
     "ec2:DescribeKeyPairs",
     "ec2:DescribeRegions",
+    "iam:GetInstanceProfile",
     "kms:DescribeKey",
     "kms:ListAliases",
     "kms:ListKeys",

@@ -1,0 +1,201 @@
+"""Looking whether the other site has what the group file names: zones, subnets, types, keys, groups, the hosted zone.
+
+A list that a site refuses (permission, no such service) is untold, which is neither there nor missing; a site that does
+not answer raises CloudError. What was seen is judged by `parity.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from drpilot.domain.group import Group
+from drpilot.domain.plain import Json
+from drpilot.domain.ports import CloudError, FailureClass, Site
+from drpilot.inventory.parity import Ask, KeyPair, Network, Parity, Stock, asks, judge
+from drpilot.inventory.resources import FILTER_VALUES, chunks
+
+__all__ = ["key_state", "look", "partners"]
+
+T = TypeVar("T")
+
+# A refusal says nothing about what is there; anything else means that the site does not answer as it should.
+_REFUSALS = (FailureClass.INVALID, FailureClass.REJECTED)
+_DENIED = ("AccessDenied", "AccessDeniedException", "KMS.AccessDeniedException", "UnauthorizedOperation")
+
+
+def partners(
+    group: Group, active: str, sites: Callable[[str], Site], *, alone: bool = False
+) -> tuple[Parity, ...]:
+    """Look at the other site and judge what the group needs of it. Reads only; raises CloudError.
+
+    `group` carries its members; `sites` gives a site by name. With `alone` the active side is not asked, so that keys
+    and zones of the two sides are not compared.
+    """
+    return judge(group, active, look(group, active, sites, alone=alone))
+
+
+def look(group: Group, active: str, sites: Callable[[str], Site], *, alone: bool = False) -> Stock:
+    """What the other site has of what is asked for."""
+    wanted: dict[str, list[Ask]] = {}
+    for ask in asks(group, active):
+        wanted.setdefault(ask.kind, []).append(ask)
+    eye = _Eye(sites(group.other(active)), {})
+    subnets: Mapping[str, Network] = eye.told(
+        "subnets", lambda: _subnets(eye.site, _names(wanted.get("subnets"))), {}
+    )
+    vpcs = sorted({network.vpc for network in subnets.values() if network.vpc})
+    zones = {one.subnet: one.zone for tier in group.tiers for one in tier.instances if one.subnet}
+    home = None if alone else _Eye(sites(active), {})
+    if home is not None and wanted.get("subnets"):
+        ids = [ask.source for ask in wanted["subnets"]]
+        seen: Mapping[str, Network] = home.told("subnets", lambda: _subnets(home.site, ids), {})
+        zones |= {key: network.zone for key, network in seen.items()}
+    twins: Mapping[str, KeyPair] = {}
+    if home is not None and wanted.get("keys"):
+        twins = home.told("keys", lambda: _key_pairs(home.site), {})
+    return Stock(
+        zones=eye.told("zones", lambda: _zones(eye.site), frozenset())
+        if wanted.get("zones")
+        else frozenset(),
+        subnets=subnets,
+        types=eye.told("types", lambda: _types(eye.site, _names(wanted.get("types"))), {}),
+        keys=eye.told("keys", lambda: _key_pairs(eye.site), {}) if wanted.get("keys") else {},
+        groups=eye.told("security_groups", lambda: _groups(eye.site, vpcs), {})
+        if wanted.get("security_groups")
+        else {},
+        kms_keys=eye.told("kms_keys", lambda: _kms_keys(eye.site, _names(wanted.get("kms_keys"))), {}),
+        profiles=eye.told(
+            "profiles", lambda: _profiles(eye.site, _names(wanted.get("profiles"))), frozenset()
+        ),
+        hosted_zone=_hosted_zone(group, sites, eye.untold),
+        twins=twins,
+        source_zones=zones,
+        untold=eye.untold,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Eye:
+    """A site, and what it would not tell."""
+
+    site: Site
+    untold: dict[str, str]
+
+    def told(self, kind: str, ask: Callable[[], T], nothing: T) -> T:
+        """The answer, or `nothing` and a note where the site refuses the question."""
+        try:
+            return ask()
+        except CloudError as error:
+            if error.kind not in _REFUSALS and error.code not in _DENIED:
+                raise
+            self.untold[kind] = f"{error.operation}: {error.code}"
+            return nothing
+
+
+def _names(wanted: Sequence[Ask] | None) -> list[str]:
+    return sorted({ask.name for ask in wanted or ()})
+
+
+def _rows(site: Site, operation: str, member: str, params: Json | None = None) -> Iterator[dict[str, Any]]:
+    for page in site.pages("ec2", operation, params or {}):
+        yield from page.get(member) or ()
+
+
+def _zones(site: Site) -> frozenset[str]:
+    return frozenset(row["ZoneName"] for row in _rows(site, "DescribeAvailabilityZones", "AvailabilityZones"))
+
+
+def _subnets(site: Site, ids: Sequence[str]) -> dict[str, Network]:
+    """By filter: an id that is unknown is no error there (EC2 API reference, Filter)."""
+    found = {}
+    for chunk in chunks(ids, FILTER_VALUES):
+        params: Json = {"Filters": [{"Name": "subnet-id", "Values": chunk}]}
+        for row in _rows(site, "DescribeSubnets", "Subnets", params):
+            found[row["SubnetId"]] = Network(row.get("AvailabilityZone", ""), row.get("VpcId", ""))
+    return found
+
+
+def _types(site: Site, names: Sequence[str]) -> dict[str, frozenset[str]]:
+    found: dict[str, set[str]] = {}
+    for chunk in chunks(names, FILTER_VALUES):
+        filters = [{"Name": "instance-type", "Values": chunk}]
+        params: Json = {"LocationType": "availability-zone", "Filters": filters}
+        for row in _rows(site, "DescribeInstanceTypeOfferings", "InstanceTypeOfferings", params):
+            found.setdefault(row["InstanceType"], set()).add(row["Location"])
+    return {name: frozenset(zones) for name, zones in found.items()}
+
+
+def _key_pairs(site: Site) -> dict[str, KeyPair]:
+    """All key pairs, with their public halves where the cloud gives those."""
+    try:
+        rows = list(_rows(site, "DescribeKeyPairs", "KeyPairs", {"IncludePublicKey": True}))
+    except CloudError as error:
+        if error.kind is not FailureClass.INVALID:
+            raise
+        rows = list(_rows(site, "DescribeKeyPairs", "KeyPairs"))
+    return {
+        row["KeyName"]: KeyPair(_public(row.get("PublicKey") or ""), str(row.get("KeyFingerprint") or ""))
+        for row in rows
+        if row.get("KeyName")
+    }
+
+
+def _public(text: str) -> str:
+    """The key of an OpenSSH line, without its comment."""
+    parts = text.split()
+    return parts[1] if len(parts) > 1 else ""
+
+
+def _groups(site: Site, vpcs: Sequence[str]) -> dict[str, frozenset[str]]:
+    """VPC → names and ids of its security groups; of all where no network is known."""
+    found: dict[str, set[str]] = {}
+    params: Json = {"Filters": [{"Name": "vpc-id", "Values": list(vpcs)}]} if vpcs else {}
+    for row in _rows(site, "DescribeSecurityGroups", "SecurityGroups", params):
+        names = {str(row[key]) for key in ("GroupName", "GroupId") if row.get(key)}
+        found.setdefault(row.get("VpcId") or "", set()).update(names)
+    return {vpc: frozenset(names) for vpc, names in found.items()}
+
+
+def key_state(site: Site, key: str) -> str:
+    """The key's state in KMS's own word; `missing` where KMS does not know it (KMS API reference, DescribeKey)."""
+    try:
+        return str(site.call("kms", "DescribeKey", {"KeyId": key})["KeyMetadata"]["KeyState"])
+    except CloudError as error:
+        if error.kind is FailureClass.NOT_FOUND or error.code == "NotFoundException":
+            return "missing"
+        raise
+
+
+def _kms_keys(site: Site, names: Sequence[str]) -> dict[str, str]:
+    return {name: key_state(site, name) for name in names}
+
+
+def _profiles(site: Site, names: Sequence[str]) -> frozenset[str]:
+    found = set()
+    for name in names:
+        try:
+            site.call("iam", "GetInstanceProfile", {"InstanceProfileName": name.rsplit("/", 1)[-1]})
+        except CloudError as error:
+            if error.kind is not FailureClass.NOT_FOUND:
+                raise
+        else:
+            found.add(name)
+    return frozenset(found)
+
+
+def _hosted_zone(group: Group, sites: Callable[[str], Site], untold: dict[str, str]) -> str:
+    """The name of the traffic's hosted zone; empty where there is none, or none is needed.
+
+    It lies on a third site, whose silence must not hide what the other side has: it is untold.
+    """
+    if group.traffic is None:
+        return ""
+    params: Json = {"Id": group.traffic.zone}
+    try:
+        return str(sites(group.traffic.site).call("route53", "GetHostedZone", params)["HostedZone"]["Name"])
+    except CloudError as error:
+        if error.kind is not FailureClass.NOT_FOUND and error.code != "InvalidInput":
+            untold["hosted_zone"] = f"{error.operation}: {error.code}"
+        return ""

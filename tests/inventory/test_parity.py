@@ -1,0 +1,108 @@
+"""The pure comparison of what a group needs with what its other site has."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from drpilot.domain.group import Group, Instance, Map, Objectives, ScalingGroup, StandbySize, Tier
+from drpilot.inventory.groupfile import MAP_KINDS
+from drpilot.inventory.parity import KINDS, KeyPair, Network, Stock, asks, judge, zone_of
+
+DATABASE = Instance("db", "i-1", "m5.large", "a1", "subnet-1", "ami-1", "running", security_groups=("db",))
+APP = ScalingGroup("app", "ami-1", "t3.large", 1, 2, 1, subnets=("subnet-2",), security_groups=("app",))
+GROUP = Group(
+    "shop",
+    "home",
+    "away",
+    Objectives(900, 1800),
+    (Tier("db", standby=StandbySize(size="t3.small"), instances=(DATABASE,)), Tier("app", scaling_group=APP)),
+    map=Map(
+        zones={"a1": "b1", "a2": "b2"},
+        subnets={"subnet-1": "subnet-8", "subnet-2": "subnet-9"},
+        types={"m5.large": "m6.large", "t3.large": "t3.large"},
+        keys={"ops": "ops-b"},
+        security_groups={"db": "db-b", "app": "sg-9"},
+        kms_keys={"alias/a": "alias/b"},
+        profiles={"role": "role-b"},
+    ),
+)
+STOCK = Stock(
+    zones=frozenset({"b1", "b2"}),
+    subnets={"subnet-8": Network("b1", "vpc-1"), "subnet-9": Network("b2", "vpc-2")},
+    types={"m6.large": frozenset({"b1"}), "t3.large": frozenset({"b2"}), "t3.small": frozenset({"b1"})},
+    keys={"ops-b": KeyPair("AAAA", "aa:bb")},
+    groups={"vpc-1": frozenset({"db-b", "sg-8"}), "vpc-2": frozenset({"app", "sg-9"})},
+    kms_keys={"alias/b": "Enabled"},
+    profiles=frozenset({"role-b"}),
+    twins={"ops": KeyPair("AAAA", "cc:dd:ee")},
+    source_zones={"subnet-1": "a1", "subnet-2": "a2"},
+)
+
+
+def wrong(stock: Stock, group: Group = GROUP, active: str = "home") -> list[tuple[str, str]]:
+    """Place and verdict of what is not ok."""
+    judged = judge(group, active, stock)
+    return [(".".join(map(str, one.ask.path)), one.verdict) for one in judged if one.verdict != "ok"]
+
+
+def test_every_kind_of_the_map_is_judged() -> None:
+    """A kind that is added to the map can't be forgotten here: each is asked for, and missing where nothing is."""
+    assert set(MAP_KINDS) == set(Map.__slots__) == set(KINDS) - {"hosted_zone"}
+    assert {ask.kind for ask in asks(GROUP, "home")} == set(MAP_KINDS)
+    lacking = judge(GROUP, "home", Stock())
+    assert {one.ask.kind for one in lacking if one.verdict == "bad"} == set(MAP_KINDS)
+    assert wrong(STOCK) == []
+
+
+def test_a_type_must_be_offered_where_its_members_go() -> None:
+    """Each type in the zones of its own members' subnets only: in no other zone is it needed."""
+    types = {**STOCK.types, "t3.large": frozenset({"b1"})}
+    assert wrong(replace(STOCK, types=types)) == [("map.types.t3.large", "bad")]
+
+
+def test_a_security_group_must_be_in_the_network_of_its_members() -> None:
+    """A group of that name in another VPC is none; one may be named by its id."""
+    groups = {"vpc-1": frozenset({"sg-9"}), "vpc-2": frozenset({"db-b", "sg-9"})}
+    assert wrong(replace(STOCK, groups=groups)) == [("map.security_groups.db", "bad")]
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        (
+            KeyPair("AAAA", "ff:ff"),
+            [],
+        ),  # the same key, imported here and made there: fingerprints of two forms
+        (KeyPair("BBBB", "aa:bb"), [("map.keys.ops", "warning")]),
+        (KeyPair("", "aa:bb"), []),
+        (KeyPair("", "aa:bc"), [("map.keys.ops", "warning")]),
+        (KeyPair("", "aa:bc:dd"), []),  # MD5 against SHA-1 says nothing
+        (KeyPair(), []),
+    ],
+)
+def test_key_pairs_differ_only_where_that_is_sure(other: KeyPair, said: list[tuple[str, str]]) -> None:
+    """The public halves decide; fingerprints only where both are of one form."""
+    stock = STOCK if other.public else replace(STOCK, keys={"ops-b": KeyPair("", "aa:bb")})
+    assert wrong(replace(stock, twins={"ops": other})) == said
+
+
+def test_what_was_not_told_is_judged_once_and_never_bad() -> None:
+    """A refused list is unknown for its kind, and changes nothing for the others."""
+    stock = replace(STOCK, types={}, untold={"types": "ec2:X: UnauthorizedOperation"})
+    assert wrong(stock) == [("map.types.m5.large", "unknown")]
+
+
+def test_backwards_the_left_side_is_asked_for_at_its_place() -> None:
+    """Active on away, names and places are those of the left side."""
+    back = {one.ask.path: one.ask for one in judge(GROUP, "away", STOCK)}
+    assert back["map", "keys", "ops"].name == "ops"
+    assert back["map", "keys", "ops"].source == "ops-b"
+
+
+def test_a_name_lies_in_its_zone_or_not() -> None:
+    """By whole labels, whatever the case and the last dot."""
+    assert zone_of("Shop.Example.org", "example.org.")
+    assert zone_of("example.org.", "example.org")
+    assert not zone_of("badexample.org", "example.org.")
