@@ -19,7 +19,7 @@ from drpilot.cli.render import Answer, Table, moment
 from drpilot.cli.session import Session
 
 if TYPE_CHECKING:
-    from drpilot.services.protect import Preview
+    from drpilot.services.protect import Drafted, Preview
 
 __all__ = [
     "group_acknowledge",
@@ -59,13 +59,53 @@ def group_new(
     """Draft a group file from what is running; guesses end in "# ?"; nothing is written."""
     from drpilot.services.protect import draft
 
-    text = draft(session.house, name, source, target, tag)
+    drafted = draft(session.house, name, source, target, tag)
+    text, counts = drafted.text, _found(drafted)
     guesses = sum(1 for line in text.splitlines() if "# ?" in line)
     session.say(
-        f'{guesses} lines end in "# ?": guessed, look at those. Keep it in {name}.yaml, then: '
-        + session.command(f"protect {name}.yaml --dry-run")
+        _found_line(counts),
+        *(f"not listed: {what} ({why})" for what, why in drafted.untold.items()),
+        f'{guesses} lines have "# ?": guessed, look at those. Keep it in {name}.yaml, then: '
+        + session.command(f"protect {name}.yaml --dry-run"),
     )
-    return Answer({"group": name, "group_file": text, "guesses": guesses}, (text.rstrip("\n"),), raw=True)
+    data = {"group": name, "group_file": text, "guesses": guesses, "found": counts, "untold": drafted.untold}
+    return Answer(data, (text.rstrip("\n"),), raw=True)
+
+
+def _found(drafted: Drafted) -> dict[str, int]:
+    """How much of what was found; machines of scaling groups are counted apart."""
+    tiers = drafted.tiers.values()
+    instances = [one for tier in tiers for one in tier.instances]
+    scaled = [one for tier in tiers for one in tier.scaling_groups]
+    balancers = [one for tier in tiers for one in tier.load_balancers]
+    volumes = [volume for one in instances for volume in one.volumes]
+    guards = {name for one in instances for name in one.security_groups}
+    guards |= {name for one in scaled for name in one.security_groups}
+    guards |= {name for one in balancers for name in one.security_groups}
+    return {
+        "instances": len(instances),
+        "volumes": len(volumes),
+        "size_gib": sum(volume.size_gib for volume in volumes),
+        "scaling_groups": len(scaled),
+        "scaled_instances": sum(one.desired for one in scaled),
+        "load_balancers": len(balancers),
+        "security_groups": len(guards),
+        "tiers": len([label for label in drafted.tiers if label]),
+    }
+
+
+def _found_line(counts: dict[str, int]) -> str:
+    def some(key: str, word: str) -> str:
+        return f"{counts[key]} {word}" + ("" if counts[key] == 1 else "s")
+
+    size = format_size(counts["size_gib"] * GIB)
+    scaled = f" ({some('scaled_instances', 'machine')})" if counts["scaling_groups"] else ""
+    tiers = f'in {some("tiers", "tier")} (tag "tier")' if counts["tiers"] else 'with no tag "tier": one tier'
+    return (
+        f"found {some('instances', 'instance')}, {some('volumes', 'volume')} ({size}), "
+        f"{some('scaling_groups', 'scaling group')}{scaled}, {some('load_balancers', 'load balancer')}, "
+        f"{some('security_groups', 'security group')} {tiers}"
+    )
 
 
 def group_list(session: Session) -> Answer:

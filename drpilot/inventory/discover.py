@@ -1,19 +1,16 @@
-"""What a site has to offer and what runs there unprotected: the material of `group new`, `protect` and
-`check`.
-"""
+"""The members of a group, what of them can't be carried, and what runs beside them unprotected."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 from drpilot.base.errors import DrpilotError, Finding
-from drpilot.domain.group import Group, Instance, LoadBalancer, Map, ScalingGroup, Selector, Tier
+from drpilot.domain.group import Group, Instance, LoadBalancer, Map, Selector, Tier
 from drpilot.domain.plain import Json
-from drpilot.domain.ports import CloudError, Site
+from drpilot.domain.ports import Site
 from drpilot.inventory.resources import (
-    DRILL_TAG,
     FILTER_VALUES,
     chunks,
     described,
@@ -24,22 +21,17 @@ from drpilot.inventory.resources import (
     tag_filter,
     tags_of,
 )
+from drpilot.inventory.survey import load_balancers_with, scaling_groups_with
 
 __all__ = [
-    "Subnet",
-    "Survey",
-    "Surveyed",
     "carried",
     "members",
     "partner",
-    "survey",
     "uncarried",
     "unprotected",
 ]
 
-_TIER_TAG = "tier"
 _GUESSED_KEYS = ("app", "application", "service", "system", "project", "group", "stack")
-_TAGS_A_CALL = 20  # Elastic Load Balancing API reference, DescribeTags.
 
 
 def members(site: Site, group: Group) -> Group:
@@ -94,159 +86,7 @@ def _selected(site: Site, tier: Tier) -> tuple[Instance, ...]:
     return described(site, list(found.values()))
 
 
-# -- survey ----------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Subnet:
-    """A subnet: its zone, its range and its Name tag."""
-
-    id: str
-    zone: str
-    cidr: str
-    name: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Surveyed:
-    """What carries the tag in one value of the tag `tier`."""
-
-    instances: tuple[Instance, ...] = ()
-    scaling_groups: tuple[ScalingGroup, ...] = ()
-    load_balancers: tuple[LoadBalancer, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Survey:
-    """What a site has. `tiers` is keyed by the value of the tag `tier`, empty for what has none.
-
-    `kms_keys` maps key ARNs to one alias or the empty string; `untold` names what the site would not list,
-    and why.
-    """
-
-    site: str
-    tiers: Mapping[str, Surveyed] = field(default_factory=dict)
-    zones: tuple[str, ...] = ()
-    subnets: tuple[Subnet, ...] = ()
-    key_pairs: tuple[str, ...] = ()
-    security_groups: tuple[str, ...] = ()
-    types: tuple[str, ...] = ()
-    kms_keys: Mapping[str, str] = field(default_factory=dict)
-    untold: Mapping[str, str] = field(default_factory=dict)
-
-
-def survey(site: Site, tag: str | None = None) -> Survey:
-    """Look at a site: what carries `tag` (`key=value`), and what machines can be built from. Reads only.
-
-    A list the site refuses (permission, no such service) is left empty and named in `untold`; the machines
-    themselves must be readable, or CloudError is raised.
-    """
-    look = _Look(site)
-    return Survey(
-        site=site.name,
-        tiers=_tiers(site, tag) if tag else {},
-        zones=look.sorted("ec2", "DescribeAvailabilityZones", "AvailabilityZones", "ZoneName"),
-        subnets=tuple(sorted(look.subnets(), key=lambda subnet: (subnet.zone, subnet.cidr))),
-        key_pairs=look.sorted("ec2", "DescribeKeyPairs", "KeyPairs", "KeyName"),
-        security_groups=look.sorted("ec2", "DescribeSecurityGroups", "SecurityGroups", "GroupName"),
-        types=look.sorted("ec2", "DescribeInstanceTypeOfferings", "InstanceTypeOfferings", "InstanceType"),
-        kms_keys=look.kms_keys() if "kms" in site.capabilities else {},
-        untold=look.untold,
-    )
-
-
-class _Look:
-    """Lists of a site; what can't be listed is noted instead of failing the whole survey."""
-
-    def __init__(self, site: Site) -> None:
-        self._site = site
-        self.untold: dict[str, str] = {}
-
-    def rows(self, service: str, operation: str, member: str) -> Iterator[dict[str, Any]]:
-        """The rows of a listing, over all pages."""
-        try:
-            for page in self._site.pages(service, operation, {}):
-                yield from page.get(member) or ()
-        except CloudError as error:
-            self.untold[f"{service}:{operation}"] = f"{error.code}: {error.message}"
-
-    def sorted(self, service: str, operation: str, member: str, name: str) -> tuple[str, ...]:
-        """The different values of one column, sorted."""
-        return tuple(sorted({row[name] for row in self.rows(service, operation, member) if row.get(name)}))
-
-    def subnets(self) -> list[Subnet]:
-        """All subnets."""
-        found = []
-        for row in self.rows("ec2", "DescribeSubnets", "Subnets"):
-            zone, name = row.get("AvailabilityZone", ""), tags_of(row).get("Name", "")
-            found.append(Subnet(row["SubnetId"], zone, row.get("CidrBlock", ""), name))
-        return found
-
-    def kms_keys(self) -> dict[str, str]:
-        """Key ARNs and an alias of each."""
-        aliases = {
-            row.get("TargetKeyId"): str(row["AliasName"])
-            for row in self.rows("kms", "ListAliases", "Aliases")
-        }
-        keys = sorted(self.rows("kms", "ListKeys", "Keys"), key=lambda row: str(row["KeyArn"]))
-        return {row["KeyArn"]: aliases.get(row["KeyId"], "") for row in keys}
-
-
-# -- what carries a tag ----------------------------------------------------------------------------------
-
-
-def _tiers(site: Site, tag: str) -> dict[str, Surveyed]:
-    instances: dict[str, list[dict[str, Any]]] = {}
-    for one in instances_where(site, tag_filter(tag)):
-        instances.setdefault(tags_of(one).get(_TIER_TAG, ""), []).append(one)
-    groups: dict[str, list[ScalingGroup]] = {}
-    for name, tags in _scaling_groups_with(site, tag):
-        found = scaling_group(site, name)
-        if found is not None:
-            groups.setdefault(tags.get(_TIER_TAG, ""), []).append(found)
-    balancers: dict[str, list[LoadBalancer]] = {}
-    for name, tags in _load_balancers_with(site, tag):
-        balancer = load_balancer(site, name)
-        if balancer is not None:
-            balancers.setdefault(tags.get(_TIER_TAG, ""), []).append(balancer)
-    return {
-        tier: Surveyed(
-            described(site, instances.get(tier, [])),
-            tuple(groups.get(tier, ())),
-            tuple(balancers.get(tier, ())),
-        )
-        for tier in sorted({*instances, *groups, *balancers})
-    }
-
-
-def _scaling_groups_with(site: Site, tag: str) -> list[tuple[str, dict[str, str]]]:
-    key, _, value = tag.partition("=")
-    found = []
-    given = {"Filters": [{"Name": f"tag:{key}", "Values": [value]}]}
-    for page in site.pages("autoscaling", "DescribeAutoScalingGroups", given):
-        for group in page.get("AutoScalingGroups") or ():
-            tags = tags_of(group)
-            if not group.get("Status") and DRILL_TAG not in tags:
-                found.append((str(group["AutoScalingGroupName"]), tags))
-    return sorted(found)
-
-
-def _load_balancers_with(site: Site, tag: str) -> list[tuple[str, dict[str, str]]]:
-    """ELBv2 has no filter by tag: the tags are asked for afterwards, 20 at a time."""
-    if "elbv2" not in site.capabilities:
-        return []
-    key, _, value = tag.partition("=")
-    names: dict[str, str] = {}
-    for page in site.pages("elbv2", "DescribeLoadBalancers", {}):
-        names |= {one["LoadBalancerArn"]: one["LoadBalancerName"] for one in page.get("LoadBalancers") or ()}
-    found, arns = [], sorted(names)
-    for start in range(0, len(arns), _TAGS_A_CALL):
-        reply = site.call("elbv2", "DescribeTags", {"ResourceArns": arns[start : start + _TAGS_A_CALL]})
-        for row in reply.get("TagDescriptions") or ():
-            tags = tags_of(row)
-            if tags.get(key) == value and DRILL_TAG not in tags:
-                found.append((names[row["ResourceArn"]], tags))
-    return sorted(found)
+# -- what no tier covers ---------------------------------------------------------------------------------
 
 
 def _group_tag(group: Group) -> str | None:
@@ -283,10 +123,10 @@ def unprotected(site: Site, group: Group) -> tuple[Finding, ...]:
             name = tags_of(one).get("Name")
             what = f"instance {one['InstanceId']}" + (f" {name!r}" if name else "")
             findings.append(_unprotected(site, what))
-    for name, _ in _scaling_groups_with(site, tag):
+    for name, _ in scaling_groups_with(site, tag):
         if name not in groups:
             findings.append(_unprotected(site, f"scaling group {name}"))
-    for name, _ in _load_balancers_with(site, tag):
+    for name, _ in load_balancers_with(site, tag):
         if name not in balancers:
             findings.append(_unprotected(site, f"load balancer {name}"))
     return tuple(findings)

@@ -7,8 +7,9 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from drpilot.base.errors import DrpilotError
 from drpilot.domain.group import Instance, LoadBalancer, ScalingGroup
-from drpilot.inventory.discover import Subnet, Survey, Surveyed
+from drpilot.inventory.survey import Subnet, Survey, Surveyed
 
 __all__ = ["draft"]
 
@@ -18,6 +19,8 @@ _SMALL = {
     "arm64": ("t4g.small", "t4g.medium"),
 }
 _WIDTH = 37  # where the comments begin
+_MOST_TIERS = 20  # of a group file
+_WHOLE = "all"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +33,7 @@ class _Tier:
     instances: tuple[Instance, ...] = ()
     scaling_group: ScalingGroup | None = None
     balancer: LoadBalancer | None = None
+    label: str = ""
 
     @property
     def rank(self) -> int:
@@ -45,9 +49,16 @@ def draft(name: str, primary: Survey, secondary: Survey, tag: str | None = None)
 
     `primary` was surveyed with `tag`. Partners are guessed from equal names (keys, security groups,
     profiles, types) and from order (zones, subnets); what has none is written as an empty text, which
-    `protect` refuses by line.
+    `protect` refuses by line. Where nothing has a tag `tier`, everything is one tier. What a site would not list is
+    said. Raises DrpilotError `no-members` where nothing runs that a tier could hold.
     """
-    tiers = list(_distinct(sorted(_split(primary.tiers), key=lambda tier: tier.rank)))
+    found = list(_distinct(sorted(_split(primary.tiers), key=lambda tier: tier.rank)))
+    tiers = found[:_MOST_TIERS]
+    if not tiers:
+        what = f"with tag {tag}" if tag else "at all"
+        raise DrpilotError(
+            "no-members", tier=_WHOLE, site=primary.site, why=f"no instance or scaling group {what}"
+        )
     lines = [
         "drpilot: 1",
         f"group: {_text(name)}",
@@ -59,11 +70,12 @@ def draft(name: str, primary: Survey, secondary: Survey, tag: str | None = None)
         _line('drill: {cron: "0 3 * * sun", timezone: UTC, expires: 2h}', "? a quiet hour"),
         "approvals: {failover: 2, switchover: 1, commit: 1}",
         _line("map:", f"{primary.site}: {secondary.site}; read from right to left for the way back"),
+        *_untold(primary, secondary),
         *_map(tiers, primary, secondary),
         _line("tiers:", "? started from top to bottom, stopped from bottom to top"),
-        *(line for tier in tiers for line in _tier(tier, secondary)),
+        *(line for tier in tiers for line in _tier(tier, secondary, tag)),
         *_traffic(tiers),
-        *_left_over(primary.tiers.get("", Surveyed())),
+        *_left_over(primary.tiers, found[_MOST_TIERS:]),
     ]
     return "\n".join(lines) + "\n"
 
@@ -71,17 +83,18 @@ def draft(name: str, primary: Survey, secondary: Survey, tag: str | None = None)
 def _split(surveyed: Mapping[str, Surveyed]) -> Iterator[_Tier]:
     """One tier for the instances and one for each scaling group of a value of the tag `tier`."""
     for label, found in surveyed.items():
-        if not label:
+        if not label and len(surveyed) > 1:
             continue
-        name = re.sub(r"[^a-z0-9_-]+", "-", label.lower()).strip("-_0123456789") or "tier"
+        name = re.sub(r"[^a-z0-9_-]+", "-", label.lower()).strip("-_0123456789")[:32]
+        name = name or ("tier" if label else _WHOLE)
         parts = len(found.scaling_groups) + bool(found.instances)
         balancer = found.load_balancers[0] if found.load_balancers else None
         if found.instances:
-            yield _Tier(name, found.instances, None, None if found.scaling_groups else balancer)
+            yield _Tier(name, found.instances, None, None if found.scaling_groups else balancer, label)
         for index, group in enumerate(found.scaling_groups):
             own = name if parts == 1 else f"{name}-{index + 1}"
             fitting = balancer is not None and (parts == 1 or balancer.target_group in group.target_groups)
-            yield _Tier(own, (), group, balancer if fitting else None)
+            yield _Tier(own, (), group, balancer if fitting else None, label)
 
 
 def _distinct(tiers: Iterable[_Tier]) -> Iterator[_Tier]:
@@ -182,13 +195,22 @@ def _subnets(here: Sequence[Subnet], there: Sequence[Subnet], zones: Mapping[str
 # -- tiers and traffic -----------------------------------------------------------------------------
 
 
-def _tier(tier: _Tier, secondary: Survey) -> Iterator[str]:
-    yield f"  {tier.name}:"
+def _tier(tier: _Tier, secondary: Survey, tag: str | None) -> Iterator[str]:
+    whole = (
+        "" if tier.label else "? nothing has a tag `tier`: one tier; split it into tiers that start in order"
+    )
+    yield _line(f"  {tier.name}:", whole)
     if tier.scaling_group is None:
-        label = tier.instances[0].tags.get("tier", "") if tier.instances else ""
-        yield _line(
-            f"    instances: {{tag: {_text(f'tier={label}')}}}", "? does this tag name these machines only"
-        )
+        chosen = f"tier={tier.instances[0].tags.get('tier', '')}" if tier.label else tag
+        if chosen:
+            yield _line(
+                f"    instances: {{tag: {_text(chosen)}}}", "? does this tag name these machines only"
+            )
+        else:
+            ids = ", ".join(instance.id for instance in tier.instances)
+            yield _line(
+                f"    instances: {{ids: [{ids}]}}", "? everything that runs; keep what belongs together"
+            )
         yield _line(f"    standby: {{{_waiting(tier.instances, secondary)}}}", "?")
     else:
         yield f"    scaling_group: {_text(tier.scaling_group.key)}"
@@ -221,19 +243,37 @@ def _traffic(tiers: Sequence[_Tier]) -> Iterator[str]:
             return
 
 
-def _left_over(found: Surveyed) -> Iterator[str]:
+def _untold(primary: Survey, secondary: Survey) -> Iterator[str]:
+    for survey in (primary, secondary):
+        for what, why in survey.untold.items():
+            yield f"# ? {survey.site} would not list {what} ({_one_line(why)}): what is guessed from it is missing"
+
+
+def _left_over(surveyed: Mapping[str, Surveyed], further: Sequence[_Tier]) -> Iterator[str]:
+    found = surveyed.get("", Surveyed()) if len(surveyed) > 1 else Surveyed()
     keys = [instance.key for instance in found.instances]
     keys += [group.key for group in found.scaling_groups]
     keys += [balancer.key for balancer in found.load_balancers]
     if keys:
-        yield f"# in no tier, because they have no tag `tier`: {', '.join(keys)}"
+        yield f"# in no tier, because they have no tag `tier`: {_one_line(', '.join(keys))}"
+    if further:
+        names = ", ".join(tier.name for tier in further)
+        yield f"# ? left out, because a group has at most {_MOST_TIERS} tiers: {names}"
 
 
 def _line(text: str, comment: str) -> str:
-    return f"{text:<{_WIDTH}}# {comment}" if comment else text
+    return f"{text:<{_WIDTH - 1}} # {_one_line(comment)}" if comment else text
+
+
+def _one_line(text: str) -> str:
+    """What may stand in a comment: names come from tags, which may hold anything."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
 def _text(value: str) -> str:
     """A scalar that reads back as itself, also inside a flow mapping."""
     plain = re.fullmatch(r"[A-Za-z][A-Za-z0-9_./=-]*", value) and value not in ("true", "false", "null")
-    return value if plain else json.dumps(value, ensure_ascii=False)
+    if plain:
+        return value
+    quoted = json.dumps(value, ensure_ascii=False)
+    return "".join(letter if letter.isprintable() else f"\\U{ord(letter):08x}" for letter in quoted)

@@ -41,11 +41,21 @@ from drpilot.domain.group import (
 )
 from drpilot.inventory.draft import draft
 
-__all__ = ["MAP_KINDS", "GroupDocument", "GroupModel", "draft", "read", "require_group"]
+__all__ = [
+    "MAP_KINDS",
+    "GroupDocument",
+    "GroupModel",
+    "draft",
+    "read",
+    "require_group",
+    "valid_name",
+    "valid_tag",
+]
 
 MAP_KINDS = ("zones", "subnets", "types", "keys", "security_groups", "kms_keys", "profiles")
 Rung = Literal["traffic", "scale", "stop", "deny", "credentials"]
 
+_GROUP_NAME = r"[a-z][a-z0-9-]*"
 _SOME_DAY = datetime(2000, 1, 1, tzinfo=UTC)  # cronsim wants a start; the expression alone is checked
 
 
@@ -64,7 +74,15 @@ def _partner(text: str) -> str:
     return text
 
 
-def _tag(text: str) -> str:
+def valid_name(text: str) -> str:
+    """The text, if it can be a group's name; ValueError says how one is written."""
+    if not re.fullmatch(_GROUP_NAME, text) or len(text) > 40:
+        raise ValueError(f"{text[:60]!r} is no name of a group; write small letters, digits and hyphens")
+    return text
+
+
+def valid_tag(text: str) -> str:
+    """The text, if it is a tag that selects members; ValueError says how one is written."""
     key, sign, value = text.partition("=")
     if not (key.strip() and sign and value.strip()) or len(text) > 300:
         raise ValueError(f"{text[:60]!r} is no tag; write KEY=VALUE")
@@ -106,9 +124,9 @@ def _http(text: str) -> str:
 Span = Annotated[Duration, AfterValidator(_positive)]
 Word = Annotated[str, StringConstraints(min_length=1, max_length=300, strip_whitespace=True)]
 SiteName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]*$", max_length=32)]
-GroupName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]*$", max_length=40)]
+GroupName = Annotated[str, StringConstraints(pattern=f"^{_GROUP_NAME}$", max_length=40)]
 TierName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]*$", max_length=40)]
-Tag = Annotated[str, AfterValidator(_tag)]
+Tag = Annotated[str, AfterValidator(valid_tag)]
 Pairs = dict[Word, Annotated[str, AfterValidator(_partner)]]
 Count = Annotated[Integer, Field(ge=0, le=1000)]
 People = Annotated[Integer, Field(ge=1, le=9)]

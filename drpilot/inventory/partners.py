@@ -14,15 +14,11 @@ from drpilot.domain.group import Group
 from drpilot.domain.plain import Json
 from drpilot.domain.ports import CloudError, FailureClass, Site
 from drpilot.inventory.parity import Ask, KeyPair, Network, Parity, Stock, asks, judge
-from drpilot.inventory.resources import FILTER_VALUES, chunks
+from drpilot.inventory.resources import FILTER_VALUES, chunks, refused
 
 __all__ = ["key_state", "look", "partners"]
 
 T = TypeVar("T")
-
-# A refusal says nothing about what is there; anything else means that the site does not answer as it should.
-_REFUSALS = (FailureClass.INVALID, FailureClass.REJECTED)
-_DENIED = ("AccessDenied", "AccessDeniedException", "KMS.AccessDeniedException", "UnauthorizedOperation")
 
 
 def partners(
@@ -88,7 +84,7 @@ class _Eye:
         try:
             return ask()
         except CloudError as error:
-            if error.kind not in _REFUSALS and error.code not in _DENIED:
+            if not refused(error):
                 raise
             self.untold[kind] = f"{error.operation}: {error.code}"
             return nothing

@@ -31,6 +31,7 @@ __all__ = [
     "listeners",
     "load_balancer",
     "plain_tags",
+    "refused",
     "scaling_group",
     "tag_filter",
     "tags_of",
@@ -92,6 +93,16 @@ def chunks(values: Sequence[str], size: int) -> Iterator[list[str]]:
     """`values` in lists of at most `size`."""
     for start in range(0, len(values), size):
         yield list(values[start : start + size])
+
+
+# Refusals of one question; wrong keys and a silent site are another matter.
+_REFUSALS = (FailureClass.INVALID, FailureClass.REJECTED)
+_DENIED = ("AccessDenied", "AccessDeniedException", "KMS.AccessDeniedException", "UnauthorizedOperation")
+
+
+def refused(error: CloudError) -> bool:
+    """Whether the site answered and would not tell this one thing: no permission, or no such service or operation."""
+    return (error.kind in _REFUSALS and error.code != "SSLError") or error.code in _DENIED
 
 
 def _name(arn: str) -> str:

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from drpilot.base.document import refusal
-from drpilot.base.errors import Finding
+from drpilot.base.errors import DrpilotError, Finding
 from drpilot.domain.group import Group, Tier
-from drpilot.domain.ports import CloudError
+from drpilot.domain.ports import CloudError, FailureClass
 from drpilot.domain.run import RunView
 from drpilot.inventory import groupfile
-from drpilot.inventory.discover import carried, members, survey, uncarried, unprotected
+from drpilot.inventory.discover import carried, members, uncarried, unprotected
 from drpilot.inventory.draft import draft as write_draft
 from drpilot.inventory.partners import partners
+from drpilot.inventory.survey import Surveyed, offer, survey
 from drpilot.journal.views import GroupView
 from drpilot.services.begin import Asking, Typed, begin, consent, propose
 from drpilot.services.house import House
 
-__all__ = ["Preview", "Row", "draft", "preview", "protect", "retire", "schedule"]
+__all__ = ["Drafted", "Preview", "Row", "draft", "preview", "protect", "retire", "schedule"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +83,8 @@ def _partners(
     try:
         judged = partners(group, active, house.site)
     except CloudError as error:
-        if error.site != group.other(active) or _known(house, group) is None:
+        silent = error.kind in (FailureClass.TRANSIENT, FailureClass.TIMEOUT)
+        if not silent or error.site != group.other(active) or _known(house, group) is None:
             raise
         message = (
             f"{error.site} does not answer: nobody looked whether it has what the file names ({error.code})"
@@ -163,9 +165,35 @@ def schedule(house: House, group: Group) -> None:
         house.journal.plan_next(group.name, "drill", drill)
 
 
-def draft(house: House, name: str, source: str, target: str, tag: str | None) -> str:
-    """A group file from what runs on `source`, guesses marked; nothing is written."""
-    return write_draft(name, survey(house.site(source), tag), survey(house.site(target)), tag)
+@dataclass(frozen=True, slots=True)
+class Drafted:
+    """A first group file, what it was made from, and what a site would not list (`SITE SERVICE:Operation`: why)."""
+
+    text: str
+    tiers: Mapping[str, Surveyed]
+    untold: Mapping[str, str]
+
+
+def draft(house: House, name: str, source: str, target: str, tag: str | None) -> Drafted:
+    """A group file from what runs on `source`, guesses marked; nothing is written.
+
+    Raises DrpilotError (usage, unknown-site, no-members) and CloudError.
+    """
+    try:
+        groupfile.valid_name(name)
+        if tag is not None:
+            groupfile.valid_tag(tag)
+    except ValueError as error:
+        raise DrpilotError(
+            "usage", what=str(error), hint="drpilot group new NAME --tag KEY=VALUE …"
+        ) from None
+    if source == target:
+        hint = "the other site is where the group should go; drpilot site list"
+        raise DrpilotError("usage", what=f"--from and --to are both {source}", hint=hint)
+    sites = house.site(source), house.site(target)
+    here, there = survey(sites[0], tag), offer(sites[1])
+    untold = {f"{each.site} {what}": why for each in (here, there) for what, why in each.untold.items()}
+    return Drafted(write_draft(name, here, there, tag), here.tiers, untold)
 
 
 def retire(house: House, group: str, confirm: str | None, reason: str = "") -> RunView:

@@ -22,8 +22,8 @@ from drpilot.domain.group import (
     Traffic,
 )
 from drpilot.domain.plain import Json, from_plain, to_plain
-from drpilot.domain.ports import CloudError, FailureClass, Site
-from drpilot.inventory.discover import carried, members, partner, survey, uncarried, unprotected
+from drpilot.domain.ports import CloudError, Site
+from drpilot.inventory.discover import carried, members, partner, uncarried, unprotected
 from drpilot.inventory.launching import digest_of
 from drpilot.inventory.resources import tag_filter
 from tests.contract.grounds import opened
@@ -271,62 +271,6 @@ def test_without_a_tag_it_is_guessed_from_the_members(estate: Estate, found: Gro
     """All members share app=shop; without any member nothing is guessed."""
     assert unprotected(estate.site, replace(found, tag=None)) == unprotected(estate.site, found)
     assert unprotected(estate.site, replace(GROUP, tag=None)) == ()
-
-
-# -- survey ----------------------------------------------------------------------------------------------
-
-
-def test_a_survey_sorts_what_runs_by_tier(estate: Estate) -> None:
-    """What carries the tag, by the value of the tag `tier`, described as members are."""
-    seen = survey(estate.site, "app=shop")
-    assert sorted(seen.tiers) == ["", "app", "db", "web"]
-    assert [one.key for one in seen.tiers["db"].instances] == ["shop-db"]
-    assert [one.id for one in seen.tiers[""].instances] == [estate.batch]
-    assert [one.key for one in seen.tiers["web"].scaling_groups] == ["shop-web"]
-    assert [one.key for one in seen.tiers["web"].load_balancers] == ["shop-lb"]
-
-
-def test_a_survey_lists_what_machines_can_be_built_from(estate: Estate) -> None:
-    """Zones, subnets, key pairs, security groups, types and KMS keys, for the guesses of a draft."""
-    seen = survey(estate.site)
-    assert estate.ground.zone in seen.zones
-    assert {estate.ground.base["subnet"], estate.ground.base["second"]} <= {
-        subnet.id for subnet in seen.subnets
-    }
-    assert "ops" in seen.key_pairs
-    assert "shop" in seen.security_groups
-    assert "t3.micro" in seen.types
-    assert estate.key in seen.kms_keys
-    assert seen.tiers == {}
-    assert seen.untold == {}
-
-
-class _Denying:
-    """A site of a cloud that denies one listing; everything else is the real site."""
-
-    def __init__(self, site: Site) -> None:
-        self._site = site
-        self.name, self.region, self.account = site.name, site.region, site.account
-
-    @property
-    def capabilities(self) -> frozenset[str]:
-        return self._site.capabilities
-
-    def call(self, service: str, operation: str, params: Json, *, token: str | None = None) -> Json:
-        return self._site.call(service, operation, params, token=token)
-
-    def pages(self, service: str, operation: str, params: Json) -> Iterator[Json]:
-        if operation == "DescribeKeyPairs":
-            raise CloudError(FailureClass.AUTH, "UnauthorizedOperation", "no", happened="no")
-        return self._site.pages(service, operation, params)
-
-
-def test_a_survey_goes_on_without_a_list_it_may_not_see(estate: Estate) -> None:
-    """One denied listing is named; the others are still there."""
-    seen = survey(_Denying(estate.site))
-    assert seen.key_pairs == ()
-    assert "UnauthorizedOperation" in seen.untold["ec2:DescribeKeyPairs"]
-    assert seen.zones
 
 
 # -- what can't be carried -------------------------------------------------------------------------------

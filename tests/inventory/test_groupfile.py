@@ -28,8 +28,8 @@ from drpilot.domain.group import (
     Traffic,
     Volume,
 )
-from drpilot.inventory.discover import Subnet, Survey, Surveyed
 from drpilot.inventory.groupfile import draft, read, require_group
+from drpilot.inventory.survey import Subnet, Survey, Surveyed
 
 SHOP = """\
 drpilot: 1
