@@ -21,7 +21,7 @@ from drpilot.clouds.detection import detect
 from drpilot.clouds.dialects import DIALECTS
 from drpilot.clouds.failures import NoEndpoint, as_drpilot_error
 from drpilot.clouds.login import ACTIONS, Login, log_in
-from drpilot.clouds.session import Clients
+from drpilot.clouds.session import Clients, profile_region
 from drpilot.clouds.session import SiteSettings as CloudSettings
 from drpilot.clouds.site import BotoSite, Ways
 from drpilot.clouds.witness import S3Witness
@@ -43,6 +43,7 @@ __all__ = [
     "kind_of",
     "login_by_password",
     "open_house",
+    "region_of",
     "slots_of",
     "told",
 ]
@@ -58,6 +59,15 @@ def told(error: CloudError) -> DrpilotError:
 def home_of(*, lab: bool) -> Path:
     """The folder of drpilot.yaml: the lab's own, or the installation's."""
     return configuration.lab_home() if lab else configuration.home()
+
+
+def region_of(profile: str) -> str:
+    """The region that a profile gives; DrpilotError `usage` where it gives none, `no-credentials` without a profile."""
+    region = profile_region(profile)
+    if not region:
+        what = f"profile {profile} names no region"
+        raise DrpilotError("usage", what=what, hint="--region REGION, or `region` in the profile")
+    return region
 
 
 def cloud_settings(site: SiteSettings, environment: Mapping[str, str] | None = None) -> CloudSettings:

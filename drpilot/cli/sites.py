@@ -26,7 +26,7 @@ def _text(name: str, metavar: str, text: str) -> Any:
     return typer.Option(name, metavar=metavar, help=text)
 
 
-Region = Annotated[str | None, _text("--region", "REGION", "the region, as the cloud calls it")]
+Region = Annotated[str | None, _text("--region", "REGION", "the region; left out: as the profile says")]
 Profile = Annotated[str | None, _text("--profile", "PROFILE", "a profile of the AWS configuration files")]
 Euca2ools = Annotated[
     str | None, _text("--euca2ools", "USER@REGION", "a user and region of euca2ools' ini files")
@@ -74,6 +74,7 @@ def site_add(  # one option a way to reach a site
     """Connect to a site, pin its account and write it into drpilot.yaml; no secret is stored."""
     from drpilot import wiring
     from drpilot.inventory.configuration import SiteSettings
+    from drpilot.inventory.trial import refuse_wrong
 
     session.quiet()
     folder = wiring.home_of(lab=session.common.lab)
@@ -91,10 +92,12 @@ def site_add(  # one option a way to reach a site
         login=_login(folder, name, login, password_from) if login is not None else None,
         verify=False if no_verify else None,
     )
+    wanted = _placed(wanted)
+    refuse_wrong(wanted)
     if cloud is None and euca2ools is not None:
         session.say(f"asking {name} what it is …")
         wanted = replace(wanted, cloud=wiring.kind_of(wanted))
-    return _added(session, folder, _placed(wanted))
+    return _added(session, folder, wanted)
 
 
 def _added(session: Session, folder: Path, wanted: SiteSettings) -> Answer:
@@ -156,16 +159,19 @@ def _known(cloud: str | None) -> str | None:
 
 def _placed(wanted: SiteSettings) -> SiteSettings:
     """The settings with what is needed to find the site; `usage` where it is missing."""
+    from drpilot import wiring
     from drpilot.inventory.configuration import EUCALYPTUS_REGION
 
     if wanted.euca2ools is not None:
         return wanted
     if wanted.cloud == "aws":
-        if not wanted.region:
-            raise DrpilotError("usage", what="a site of aws needs --region", hint="--region eu-west-1")
         if wanted.login is not None:
             raise DrpilotError("usage", what="--login is for eucalyptus", hint="--cloud eucalyptus-4.4")
-        return wanted
+        if wanted.region:
+            return wanted
+        if wanted.profile is None:
+            raise DrpilotError("usage", what="a site of aws needs --region", hint="--region eu-west-1")
+        return replace(wanted, region=wiring.region_of(wanted.profile))
     if not wanted.endpoints and wanted.profile is None:
         what = f"a site of {wanted.cloud} needs --endpoint"
         raise DrpilotError("usage", what=what, hint="--endpoint default=https://HOST:8773")

@@ -434,6 +434,12 @@ _NO_CREDENTIALS = frozenset(
 )
 
 
+# Settings that can't be used as they stand: nothing was sent. ValueError is botocore's word for a URL that is none.
+_SETTINGS = frozenset({"InvalidRegionError", "NoEndpoint", "NoRegionError", "ValueError"})
+# Something answers there that is no such service: a proxy's page, another server.
+_NOT_A_CLOUD = frozenset({"ResponseParserError", "TruncatedReply", "502", "503", "504"})
+
+
 def as_drpilot_error(error: CloudError, *, endpoint: str = "", account: str = "") -> DrpilotError:
     """The catalogue error that tells a person what `error` means; `endpoint` and `account` are the site's."""
     why = f"{error.code}: {error.message}" if error.message else error.code
@@ -450,10 +456,18 @@ def as_drpilot_error(error: CloudError, *, endpoint: str = "", account: str = ""
         return DrpilotError("credentials", site=error.site, why=why, data=data)
     if error.happened == "unknown":
         return DrpilotError("cloud-unknown", site=error.site, operation=error.operation, why=why, data=data)
-    if error.code in UNREACHABLE or error.code in (
-        "ConnectionRefusedError",
-        "gaierror",
-        "NewConnectionError",
+    if error.code in _SETTINGS:
+        hint = f"mend it under sites.{error.site} in drpilot.yaml, or give --region or --endpoint SERVICE=URL"
+        return DrpilotError("wrong-value", what=error.message or error.code, hint=hint, data=data)
+    if (
+        error.code in _NOT_A_CLOUD
+        or error.code in UNREACHABLE
+        or error.code
+        in (
+            "ConnectionRefusedError",
+            "gaierror",
+            "NewConnectionError",
+        )
     ):
         return DrpilotError(
             "unreachable", site=error.site, endpoint=endpoint or "its endpoint", why=why, data=data

@@ -44,7 +44,7 @@ from drpilot.clouds.failures import NoEndpoint, TruncatedReply
 from drpilot.clouds.loading import LOADER, loader_for
 from drpilot.clouds.login import Login, TokenService, login_credentials
 
-__all__ = ["Clients", "CredentialsReference", "SiteSettings", "dialect_of"]
+__all__ = ["Clients", "CredentialsReference", "SiteSettings", "dialect_of", "profile_region"]
 
 _LOCATIONS = ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE")
 # These come from variables or from the machine itself, not from the profile that was named.
@@ -158,6 +158,18 @@ class _Session(botocore.session.Session):
                 what = f"profile {name} has credential_source = {profile['credential_source']}"
                 raise DrpilotError("no-credentials", site=self.get_config_variable("profile"), what=what)
             name = profile.get("source_profile")
+
+
+def profile_region(profile: str) -> str:
+    """The region that a profile of the AWS configuration files gives; empty where it gives none.
+
+    Raises DrpilotError `no-credentials` where there is no such profile.
+    """
+    session = _Session(profile, os.environ)
+    try:
+        return str(session.get_config_variable("region") or "")
+    except BotoCoreError as error:
+        raise DrpilotError("no-credentials", site=f"profile {profile}", what=str(error)) from error
 
 
 class _Given:

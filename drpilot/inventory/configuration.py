@@ -226,6 +226,13 @@ def _euca2ools(text: str) -> str:
     return text
 
 
+def _region(text: str) -> str:
+    """A region goes into host names (botocore's own rule: one DNS label)."""
+    if not re.fullmatch(r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)", text):
+        raise ValueError(f"{text[:60]!r} is no region; write one such as eu-west-1")
+    return text
+
+
 def _journal_url(text: str) -> str:
     if not re.fullmatch(r"sqlite:///\S+", text):
         raise ValueError("a journal is sqlite:////ABSOLUTE/PATH; other databases are not supported yet")
@@ -252,6 +259,7 @@ Variable = Annotated[str, AfterValidator(_variable)]
 Command = Annotated[str, AfterValidator(_command)]
 Url = Annotated[str, AfterValidator(_url)]
 Euca2ools = Annotated[str, StringConstraints(max_length=200), AfterValidator(_euca2ools)]
+Region = Annotated[str, AfterValidator(_region)]
 
 
 class CredentialsModel(DocumentModel):
@@ -282,7 +290,7 @@ class SiteModel(DocumentModel):
     """One entry under `sites`."""
 
     cloud: Literal["aws", "eucalyptus-3.4", "eucalyptus-4.4", "eucalyptus-5"]
-    region: Word | None = None
+    region: Region | None = None
     account: Account
     profile: Word | None = None
     euca2ools: Euca2ools | None = None
