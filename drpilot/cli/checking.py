@@ -37,6 +37,7 @@ def answer_of(session: Session, group: str | None) -> Answer:
 
 def site_answer(session: Session, name: str) -> Answer:
     """Look live at one site: who answers, as whom, how far its clock is off, and what it can do."""
+    from drpilot.services.permissions import NOT_ASKED
     from drpilot.services.sitecheck import inspect_site
 
     house = session.house
@@ -49,8 +50,12 @@ def site_answer(session: Session, name: str) -> Answer:
     lines = [f"{name}: {settings.cloud} {settings.region}, account {settings.account}"]
     if capabilities:
         lines.append(f"can: {', '.join(capabilities)}")
+    untold = [each for one in checks if one.name == NOT_ASKED for each in one.observed.split(", ")]
+    if untold:
+        services = ", ".join(sorted({each.partition(":")[0] for each in untold}))
+        lines.append(f"not told by DryRun: {len(untold)} permissions of {services}; --output json names them")
     data: dict[str, Any] = {"site": name, "account": settings.account, "region": settings.region}
-    data["capabilities"] = capabilities
+    data |= {"capabilities": capabilities, "not_asked": untold}
     return _answer(session, checks, data, session.command("site list"), lines)
 
 
