@@ -57,13 +57,15 @@ class CheckReport:
 
 
 def check(house: House, group: str | None = None, *, bound_s: float = BOUND_S) -> CheckReport:
-    """Look at one group or all of them and at their sites; findings and conditions go to the journal.
+    """Look at one group and its sites, or at all groups and every configured site; findings and conditions go to the
+    journal.
 
     Raises `unknown-group` only: what a cloud does is a result. Ends within `bound_s` seconds.
     """
     clock, started = house.clock, house.clock.monotonic()
     views = (house.journal.group(group),) if group is not None else house.journal.groups()
-    names = sites_of(views)
+    configured = house.configuration.sites if group is None else ()
+    names = tuple(dict.fromkeys([*sites_of(views), *configured]))
     probe_s = min(PROBE_S, bound_s / 2)
     site_tasks = [Task("site", name, partial(check_site, house, name, probe_s)) for name in names]
     checks = list(together(site_tasks, probe_s + 1.0))

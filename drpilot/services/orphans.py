@@ -10,6 +10,7 @@ from drpilot.actions.views import describe, images, instances, snapshots, tagged
 from drpilot.domain.plain import Json
 from drpilot.domain.ports import Site
 from drpilot.journal.views import GroupView
+from drpilot.services.belongings import belongings
 from drpilot.services.house import House
 
 __all__ = ["Orphan", "Owned", "orphans", "owned", "owns"]
@@ -45,9 +46,9 @@ def owned(house: House, view: GroupView) -> Owned:
         ids |= {item.id for item in tier.instances} | {v.id for item in tier.instances for v in item.volumes}
         ids |= {_address_of(tier.name, item.key) for item in tier.instances if item.elastic_address}
         if tier.scaling_group is not None:
-            ids |= {tier.scaling_group.key, tier.scaling_group.template_id}
+            ids |= {tier.scaling_group.key, tier.scaling_group.template_id, *tier.scaling_group.target_groups}
         if tier.load_balancer is not None:
-            ids |= {tier.load_balancer.key, tier.load_balancer.arn}
+            ids |= {tier.load_balancer.key, tier.load_balancer.arn, tier.load_balancer.target_group}
     runs = {run.id for run in house.journal.runs(view.name, live=True)}
     return Owned(frozenset(ids - {""}), frozenset(runs), frozenset(point.id for point in points))
 
@@ -127,6 +128,7 @@ def _listed(site: Site, group: str) -> Iterator[_Listed]:
             tags,
             tuple(filter(None, (item.get("InstanceId"), member))),
         )
+    yield from belongings(site, group)
 
 
 def _address_of(tier: str, member: str) -> str:
