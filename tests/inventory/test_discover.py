@@ -21,8 +21,8 @@ from drpilot.domain.group import (
     Tier,
     Traffic,
 )
-from drpilot.domain.plain import Json, from_plain, to_plain
-from drpilot.domain.ports import CloudError, Site
+from drpilot.domain.plain import from_plain, to_plain
+from drpilot.domain.ports import CloudError
 from drpilot.inventory.discover import carried, members, partner, uncarried, unprotected
 from drpilot.inventory.launching import digest_of
 from drpilot.inventory.resources import tag_filter
