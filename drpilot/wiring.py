@@ -61,9 +61,12 @@ def home_of(*, lab: bool) -> Path:
     return configuration.lab_home() if lab else configuration.home()
 
 
-def region_of(profile: str) -> str:
-    """The region that a profile gives; DrpilotError `usage` where it gives none, `no-credentials` without a profile."""
-    region = profile_region(profile)
+def region_of(name: str, profile: str) -> str:
+    """The region that the profile of site `name` gives.
+
+    DrpilotError `usage` where it gives none, `no-credentials` where there is no such profile.
+    """
+    region = profile_region(name, profile)
     if not region:
         what = f"profile {profile} names no region"
         raise DrpilotError("usage", what=what, hint="--region REGION, or `region` in the profile")

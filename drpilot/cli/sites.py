@@ -171,7 +171,7 @@ def _placed(wanted: SiteSettings) -> SiteSettings:
             return wanted
         if wanted.profile is None:
             raise DrpilotError("usage", what="a site of aws needs --region", hint="--region eu-west-1")
-        return replace(wanted, region=wiring.region_of(wanted.profile))
+        return replace(wanted, region=wiring.region_of(wanted.name, wanted.profile))
     if not wanted.endpoints and wanted.profile is None:
         what = f"a site of {wanted.cloud} needs --endpoint"
         raise DrpilotError("usage", what=what, hint="--endpoint default=https://HOST:8773")

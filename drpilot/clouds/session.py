@@ -160,8 +160,8 @@ class _Session(botocore.session.Session):
             name = profile.get("source_profile")
 
 
-def profile_region(profile: str) -> str:
-    """The region that a profile of the AWS configuration files gives; empty where it gives none.
+def profile_region(name: str, profile: str) -> str:
+    """The region that a profile of the AWS configuration files gives site `name`; empty where it gives none.
 
     Raises DrpilotError `no-credentials` where there is no such profile.
     """
@@ -169,7 +169,7 @@ def profile_region(profile: str) -> str:
     try:
         return str(session.get_config_variable("region") or "")
     except BotoCoreError as error:
-        raise DrpilotError("no-credentials", site=f"profile {profile}", what=str(error)) from error
+        raise DrpilotError("no-credentials", site=name, what=str(error)) from error
 
 
 class _Given:

@@ -35,6 +35,7 @@ _IMAGE = "ami-00000000000000000"
 _VPC = "vpc-00000000000000000"
 _SUBNET = "subnet-00000000000000000"
 _GROUP = "sg-00000000000000000"
+_ADDRESS = "eipalloc-00000000000000000"
 _TEMPLATE = "lt-00000000000000000"
 _CIDR = "10.255.255.0/28"
 _RULES: Json = {"GroupId": _GROUP, "IpPermissions": [{"IpProtocol": "-1", "IpRanges": [{"CidrIp": _CIDR}]}]}
@@ -44,6 +45,8 @@ _HERE = "{region}"
 _ZONE = "{zone}"
 
 QUESTIONS: Mapping[str, Json] = {
+    "AllocateAddress": {"Domain": "vpc"},
+    "AssociateAddress": {"AllocationId": _ADDRESS, "InstanceId": _INSTANCE},
     "AttachVolume": {"InstanceId": _INSTANCE, "VolumeId": _VOLUME, "Device": "/dev/sdz"},
     "AuthorizeSecurityGroupEgress": _RULES,
     "AuthorizeSecurityGroupIngress": _RULES,
@@ -73,6 +76,7 @@ QUESTIONS: Mapping[str, Json] = {
     "DeleteVpc": {"VpcId": _VPC},
     "DeregisterImage": {"ImageId": _IMAGE},
     "DetachVolume": {"VolumeId": _VOLUME},
+    "DisassociateAddress": {"AssociationId": "eipassoc-00000000000000000"},
     "ModifyImageAttribute": {"ImageId": _IMAGE, "Attribute": "launchPermission", **_SHARE},
     "ModifyInstanceAttribute": {"InstanceId": _INSTANCE, "DisableApiTermination": {"Value": False}},
     "ModifySnapshotAttribute": {
@@ -85,6 +89,7 @@ QUESTIONS: Mapping[str, Json] = {
         "RootDeviceName": "/dev/xvda",
         "BlockDeviceMappings": [{"DeviceName": "/dev/xvda", "Ebs": {"SnapshotId": _SNAPSHOT}}],
     },
+    "ReleaseAddress": {"AllocationId": _ADDRESS},
     "RevokeSecurityGroupEgress": _RULES,
     "RevokeSecurityGroupIngress": _RULES,
     "RunInstances": {"ImageId": _IMAGE, "InstanceType": "t3.small", "MinCount": 1, "MaxCount": 1},

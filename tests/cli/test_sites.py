@@ -207,7 +207,8 @@ def test_a_password_typed_at_a_terminal_is_not_shown(home: Path, tmp_path: Path)
         (["--cloud", "eucalyptus", "--profile", "p"], 2, "no such kind of cloud"),
         (["--cloud", "eucalyptus-5", "--credentials", "file:k"], 2, "needs --endpoint"),
         (["--euca2ools", "a@b", "--profile", "p"], 2, "exclude each other"),
-        (["--profile", "p"], 2, "needs --region"),
+        (["--credentials", "file:k"], 2, "needs --region"),
+        (["--profile", "p"], 7, "profile (p) could not be found"),
         (["--region", "r", "--login", "ops@acme"], 2, "--login is for eucalyptus"),
         (
             ["--cloud", "eucalyptus-5", "--endpoint", "default=https://h", "--login", "ops"],

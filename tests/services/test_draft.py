@@ -15,7 +15,7 @@ from drpilot.inventory.groupfile import read
 from drpilot.services.protect import draft, preview
 from tests.actions.world import opened
 from tests.cli.desk import Desk, Said
-from tests.services.test_check import Shop
+from tests.services.shop import Shop
 
 MODES = ("replicate", "drill", "failover", "switchover", "reprotect")
 

@@ -14,7 +14,7 @@ from drpilot.services.orphans import orphans
 from drpilot.services.protect import protect
 from tests.actions.world import opened
 from tests.cli.desk import Desk
-from tests.services.test_check import Shop
+from tests.services.shop import Shop
 
 LEFT = {"drpilot:group": "shop", "drpilot:run": "long-gone", "drpilot:drill": "shop/9"}
 TAGS = [{"Key": key, "Value": value} for key, value in LEFT.items()]

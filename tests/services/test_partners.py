@@ -21,7 +21,7 @@ from drpilot.services.partnerlook import partner_checks
 from drpilot.services.protect import preview, protect
 from tests.actions.world import opened
 from tests.cli.desk import Desk
-from tests.services.test_check import Shop
+from tests.services.shop import Shop
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import pytest
 from botocore.validate import ParamValidator
 
 from drpilot.actions.catalogue import CATALOGUE, permissions
-from drpilot.cli import setup
+from drpilot.cli import sites
 from drpilot.domain.plain import Json
 from drpilot.domain.ports import CloudError, FailureClass, Site
 from drpilot.inventory.configuration import WitnessSettings
@@ -21,7 +21,7 @@ from drpilot.services.protect import protect
 from drpilot.services.sitecheck import inspect_site
 from tests.actions.world import opened
 from tests.cli.desk import Desk
-from tests.services.test_check import Shop
+from tests.services.shop import Shop
 
 EC2 = botocore.session.get_session().get_service_model("ec2")
 LOOKS = ("Describe", "Get", "List")
@@ -92,11 +92,11 @@ def test_a_permission_that_is_missing_is_named(shop: Shop) -> None:
     ]
     assert all(one.name in one.hint for one in wrong)
     desk = Desk(shop.house)
-    said = desk(setup.site_check, name="away", output="json")
+    said = desk(sites.site_check, name="away", output="json")
     assert said.code == 3
     assert "iam:PassRole" in said.document["not_asked"]
     shop.world.clouds["away"].tune(denied=[])
-    said = desk(setup.site_check, name="away")
+    said = desk(sites.site_check, name="away")
     assert said.code == 0
     assert "not told by DryRun:" in said.out
 
