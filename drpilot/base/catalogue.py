@@ -63,7 +63,7 @@ _ROWS: tuple[Row, ...] = (
     Row("DRP-2108", "orphan", 3, "{kind} {id} on {site} carries our tags but nothing owns it", "A resource was left behind; nothing in the journal accounts for it.", "look at it; when it is of no use: delete it by hand"),
     Row("DRP-2109", "quota-short", 3, "quota {quota} on {site}: {have} of {limit} used, {need} needed", "The failover would need more than the account may have.", "ask the cloud for a higher quota on {site}"),
     Row("DRP-2110", "drift", 3, "{what}", "What runs differs from what is protected.", "drpilot replicate {group}"),
-    Row("DRP-2111", "journal-at-home", 3, "the journal lies on this host only", "With SQLite the journal can't be reached from another machine; keep the controller at the secondary site.", "run drpilot at the secondary site"),
+    Row("DRP-2111", "journal-at-home", 3, "the journal would be lost with the active side, or nobody said where it lies", "With SQLite the journal can't be reached from another machine; keep the controller at the secondary site or at a third place, and name it in drpilot.yaml.", "run drpilot there, and name the site under `controller` in drpilot.yaml"),
     Row("DRP-2112", "witness-wrong", 3, "{what}", "The witness and the journal differ on who is active.", "drpilot status {group}; settle it before any move"),
     Row("DRP-2113", "clock-skew", 3, "clock of this host and of {site} differ by {skew}", "Signatures are refused beyond 15 minutes of difference, and loss estimates are off.", "set the clock (NTP)"),
     Row("DRP-2114", "permission-missing", 3, "{action} is not allowed on {site}", "A DryRun of the action was refused.", "allow it in the policy of the role drpilot uses"),

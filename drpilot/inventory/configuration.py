@@ -145,13 +145,17 @@ class Operator:
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """One installation: where its journal is, its witness, its sites and operators."""
+    """One installation: where its journal is, its witness, its sites and operators.
+
+    `controller` is the site at which it runs, empty where nobody said so.
+    """
 
     home: Path
     journal: str
     witness: WitnessSettings | None
     sites: Mapping[str, SiteSettings]
     operators: Mapping[str, Operator]
+    controller: str = ""
 
     def site(self, name: str) -> SiteSettings:
         """The settings of a site; DrpilotError `unknown-site`."""
@@ -330,6 +334,12 @@ class WitnessModel(DocumentModel):
     prefix: str = ""
 
 
+class ControllerModel(DocumentModel):
+    """Where drpilot itself runs, and with it the journal: the site whose loss would be its loss too."""
+
+    site: SiteName
+
+
 class OperatorModel(DocumentModel):
     """One entry under `operators`."""
 
@@ -342,6 +352,7 @@ class ConfigurationModel(DocumentModel):
     drpilot: Version
     journal: Annotated[str, AfterValidator(_journal_url)] | None = None
     witness: WitnessModel | None = None
+    controller: ControllerModel | None = None
     sites: dict[SiteName, SiteModel] = Field(default_factory=dict)
     operators: dict[Word, OperatorModel] = Field(default_factory=dict)
     refused_keys: ClassVar = _NO_SECRETS
@@ -373,7 +384,7 @@ def read(folder: Path) -> Configuration:
 def parse(text: str, folder: Path) -> Configuration:
     """The configuration in `text`, as if it lay in `folder`; DRPILOT_DATABASE_URL overrides `journal`."""
     loaded = load(ConfigurationModel, text, FILE)
-    findings = loaded.findings or tuple(_witness_findings(loaded))
+    findings = loaded.findings or (*_witness_findings(loaded), *_controller_findings(loaded))
     if loaded.value is None or findings:
         raise refusal(FILE, findings)
     model = loaded.value
@@ -384,7 +395,17 @@ def parse(text: str, folder: Path) -> Configuration:
         witness=WitnessSettings(**model.witness.model_dump()) if model.witness else None,
         sites={name: site_settings(name, site, folder) for name, site in model.sites.items()},
         operators={name: Operator(name, frozenset(each.may)) for name, each in model.operators.items()},
+        controller=model.controller.site if model.controller else "",
     )
+
+
+def _controller_findings(loaded: Loaded[ConfigurationModel]) -> list[Finding]:
+    model = loaded.value
+    if model is None or model.controller is None or model.controller.site in model.sites:
+        return []
+    name = model.controller.site
+    what = f"controller: site {name!r} is not under sites{closest(name, model.sites)}"
+    return [loaded.finding("unknown-site", ("controller", "site"), what)]
 
 
 def _witness_findings(loaded: Loaded[ConfigurationModel]) -> list[Finding]:

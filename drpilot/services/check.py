@@ -185,13 +185,24 @@ def _journal_checks(house: House, view: GroupView, sites: Mapping[str, SiteView]
             finding = Finding("nobody-drives", "error", message, run.name, f"drpilot run resume {run.name}")
             found.append(bad("driven", view.name, "every live run has a driver", message, finding))
     if house.journal.database.sqlite and not house.lab:
-        message = "the journal lies on this host only"
-        hint = "run drpilot at the secondary site"
-        finding = Finding("journal-at-home", "warning", message, house.journal.database.shown or "", hint)
-        found.append(
-            warning("journal", view.name, "reachable without the active side", "SQLite on this host", finding)
-        )
+        found.append(_controller(house, view))
     return found
+
+
+def _controller(house: House, view: GroupView) -> Checked:
+    """Whether the journal, which is a file where drpilot runs, outlives the loss of the active side."""
+    place = house.configuration.controller
+    expected, observed = "reachable without the active side", f"SQLite at {place or 'a place nobody named'}"
+    if place and place != view.active:
+        return ok("journal", view.name, expected, observed)
+    if place:
+        message = f"the journal lies at {place}, where {view.name} is active: it would be lost with it"
+        hint = f"run drpilot at {view.standing} or at a third place"
+    else:
+        message = "the journal lies on this host only, and nobody said at which site that is"
+        hint = f"run drpilot at {view.standing}, and say so in drpilot.yaml: controller: {{site: {view.standing}}}"
+    finding = Finding("journal-at-home", "warning", message, house.journal.database.shown or "", hint)
+    return warning("journal", view.name, expected, observed, finding)
 
 
 def _judged(house: House, view: GroupView, sites: Mapping[str, SiteView]) -> tuple[Judged, ...]:

@@ -54,6 +54,8 @@ def test_reads_everything(tmp_path: Path) -> None:
     configuration = parse(FULL, tmp_path)
     assert configuration.journal == "sqlite:////var/lib/drpilot/journal.db"
     assert configuration.witness == WitnessSettings("frankfurt", "example-drpilot-witness", "shop/")
+    assert configuration.controller == ""
+    assert parse(FULL + "controller: {site: frankfurt}\n", tmp_path).controller == "frankfurt"
     assert list(configuration.sites) == ["ireland", "frankfurt", "home"]
     assert configuration.site("ireland") == SiteSettings("ireland", "aws", "eu-west-1", "210987654321", "dr")
     assert configuration.site("frankfurt").account == "310987654321"
@@ -125,6 +127,7 @@ SITE = 'drpilot: 1\nsites:\n  a: {cloud: aws, region: r, account: "123456789012"
         ("drpilot: 1\njournal: /var/journal.db", "2:10: journal: a journal is sqlite:////ABSOLUTE/PATH; other databases are not supported yet"),
         ("drpilot: 1\njournal: postgresql://u:hunter2@h/d", "2:10: journal: a journal is sqlite:////ABSOLUTE/PATH; other databases are not supported yet"),
         ("drpilot: 1\nwitness: {site: x, bucket: b}", "2:11: witness: site 'x' is not under sites"),
+        ("drpilot: 1\ncontroller: {site: x}", "2:14: controller: site 'x' is not under sites"),
         ("drpilot: 1\noperators: {x: {may: [approve, run]}}", "2:32: operators.x.may: must be 'operate' or 'approve', not 'run'"),
         ("drpilot: 1\noperators: {x: {may: []}}", "2:17: operators.x.may: needs at least 1 of them, not a list"),
         (SITE + "}", "3:3: sites.a: needs a profile, euca2ools, or endpoints with credentials or a login; one of them"),

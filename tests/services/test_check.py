@@ -374,6 +374,29 @@ def test_a_run_nobody_drives_and_a_lone_journal_are_found(shop: Shop) -> None:
     assert set(shop.found()) == USUAL
 
 
+@pytest.mark.parametrize(
+    ("controller", "said"),
+    [
+        ("", "nobody said at which site that is"),
+        ("home", "the journal lies at home, where shop is active"),
+        ("away", None),
+        ("edge", None),
+    ],
+)
+def test_a_journal_at_the_active_side_is_found(shop: Shop, controller: str, said: str | None) -> None:
+    """A journal that is lost with the active side, or nobody knows; at the other side or a third place all is well."""
+    before = shop.house.configuration
+    shop.house.lab = False
+    shop.house.configuration = replace(before, controller=controller)
+    try:
+        found = shop.found().get("journal-at-home", [])
+        (judged,) = [one for one in shop.look().checks if one.name == "journal"]
+    finally:
+        shop.house.lab, shop.house.configuration = True, before
+    assert [said in message for message in found] == ([True] if said else [])
+    assert (judged.verdict, controller in judged.observed) == ("warning" if said else "ok", True)
+
+
 def test_a_disabled_key_is_found_before_the_night(shop: Shop) -> None:
     """A member's volumes are encrypted: both its key and the partner on the other side must work."""
     keys = {site: shop.call(site, "CreateKey", "kms")["KeyMetadata"]["Arn"] for site in ("home", "away")}
