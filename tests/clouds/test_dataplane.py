@@ -358,7 +358,7 @@ def test_refusals_keep_the_cloud_s_own_code(door: Door, answer: bytes, kind: Fai
 def test_only_the_account_s_throttle_empties_the_account_s_bucket(door: Door, code: str, waits: bool) -> None:
     """The limit of one snapshot says nothing about the account; the account's own makes the next request wait."""
     clock = ManualClock()
-    limits = Limits(AWS_RATES, {}, clock)
+    limits = Limits(AWS_RATES, clock)
     with answering(in_turn(denial(code), response("fine"))) as server:
         channel = plane_of(door, server.url, clock=clock, limits=limits).channel()
         with pytest.raises(CloudError):
