@@ -68,7 +68,8 @@ class KeyPair:
 class Stock:
     """What was seen. `groups` maps a VPC to the names and ids in it, `types` a type to its zones, `kms_keys` a key to
     its state; `hosted_zone` is the zone's own name. `twins` and `source_zones` are the active side's key pairs and the
-    zones of its subnets. `untold` maps a kind that the site would not tell to the reason.
+    zones of its subnets. `untold` maps a kind that the site would not tell to the reason; those in `unable` no cloud
+    of its kind can tell.
     """
 
     zones: frozenset[str] = frozenset()
@@ -82,11 +83,15 @@ class Stock:
     twins: Mapping[str, KeyPair] = field(default_factory=dict)
     source_zones: Mapping[str, str] = field(default_factory=dict)
     untold: Mapping[str, str] = field(default_factory=dict)
+    unable: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
 class Parity:
-    """One judgement: `verdict` is ok, warning, bad or unknown; a finding where something is not as it must be."""
+    """One judgement: `verdict` is ok, warning, bad or unknown; a finding where something is not as it must be.
+
+    What a cloud can't tell by its kind is unknown with a finding that informs and no more.
+    """
 
     ask: Ask
     verdict: str
@@ -171,7 +176,7 @@ def judge(group: Group, active: str, stock: Stock) -> tuple[Parity, ...]:
         where = group.traffic.site if ask.kind == "hosted_zone" and group.traffic is not None else site
         if ask.kind in stock.untold:
             if ask.kind not in untold:
-                found.append(_untold(ask, where, stock.untold[ask.kind]))
+                found.append(_untold(ask, where, stock))
             untold.add(ask.kind)
             continue
         found += _JUDGES[ask.kind](_Case(ask, stock, group.mapping(active), where))
@@ -212,10 +217,12 @@ class _Case:
         )
 
 
-def _untold(ask: Ask, site: str, why: str) -> Parity:
+def _untold(ask: Ask, site: str, stock: Stock) -> Parity:
+    why, unable = stock.untold[ask.kind], ask.kind in stock.unable
     message = f"{site} does not tell whether it has the {KINDS[ask.kind]} {ask.name}: {why}"
     where = ".".join(str(part) for part in ask.path)
-    finding = Finding("partner-untold", "warning", message, where, f"allow drpilot to read it on {site}")
+    hint = "look yourself, and let a drill prove it" if unable else f"allow drpilot to read it on {site}"
+    finding = Finding("partner-untold", "info" if unable else "warning", message, where, hint)
     return Parity(ask, "unknown", f"{KINDS[ask.kind]} {ask.name} on {site}", why, finding)
 
 

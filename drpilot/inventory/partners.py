@@ -7,14 +7,14 @@ not answer raises CloudError. What was seen is judged by `parity.py`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from drpilot.domain.group import Group
 from drpilot.domain.plain import Json
 from drpilot.domain.ports import CloudError, FailureClass, Site
 from drpilot.inventory.parity import Ask, KeyPair, Network, Parity, Stock, asks, judge
-from drpilot.inventory.resources import FILTER_VALUES, chunks, refused
+from drpilot.inventory.resources import FILTER_VALUES, chunks, lacking, refused
 
 __all__ = ["key_state", "look", "partners"]
 
@@ -37,13 +37,13 @@ def look(group: Group, active: str, sites: Callable[[str], Site], *, alone: bool
     wanted: dict[str, list[Ask]] = {}
     for ask in asks(group, active):
         wanted.setdefault(ask.kind, []).append(ask)
-    eye = _Eye(sites(group.other(active)), {})
+    eye = _Eye(sites(group.other(active)))
     subnets: Mapping[str, Network] = eye.told(
         "subnets", lambda: _subnets(eye.site, _names(wanted.get("subnets"))), {}
     )
     vpcs = sorted({network.vpc for network in subnets.values() if network.vpc})
     zones = {one.subnet: one.zone for tier in group.tiers for one in tier.instances if one.subnet}
-    home = None if alone else _Eye(sites(active), {})
+    home = None if alone else _Eye(sites(active))
     if home is not None and wanted.get("subnets"):
         ids = [ask.source for ask in wanted["subnets"]]
         seen: Mapping[str, Network] = home.told("subnets", lambda: _subnets(home.site, ids), {})
@@ -69,6 +69,7 @@ def look(group: Group, active: str, sites: Callable[[str], Site], *, alone: bool
         twins=twins,
         source_zones=zones,
         untold=eye.untold,
+        unable=frozenset(eye.unable),
     )
 
 
@@ -77,7 +78,8 @@ class _Eye:
     """A site, and what it would not tell."""
 
     site: Site
-    untold: dict[str, str]
+    untold: dict[str, str] = field(default_factory=dict)
+    unable: set[str] = field(default_factory=set)
 
     def told(self, kind: str, ask: Callable[[], T], nothing: T) -> T:
         """The answer, or `nothing` and a note where the site refuses the question."""
@@ -87,6 +89,8 @@ class _Eye:
             if not refused(error):
                 raise
             self.untold[kind] = f"{error.operation}: {error.code}"
+            if lacking(error):
+                self.unable.add(kind)
             return nothing
 
 

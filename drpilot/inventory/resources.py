@@ -28,11 +28,14 @@ __all__ = [
     "described",
     "group_names",
     "instances_where",
+    "lacking",
     "listeners",
     "load_balancer",
     "plain_tags",
     "refused",
     "scaling_group",
+    "scaling_groups",
+    "scaling_groups_tagged",
     "tag_filter",
     "tags_of",
 ]
@@ -100,9 +103,18 @@ _REFUSALS = (FailureClass.INVALID, FailureClass.REJECTED)
 _DENIED = ("AccessDenied", "AccessDeniedException", "KMS.AccessDeniedException", "UnauthorizedOperation")
 
 
+_LACKS = ("InvalidAction", "NoEndpoint", "NotImplemented", "UnknownOperationException", "Unsupported")
+
+
+def lacking(error: CloudError) -> bool:
+    """Whether this kind of cloud has no such service or operation at all, so that it can never tell."""
+    return error.code in _LACKS
+
+
 def refused(error: CloudError) -> bool:
     """Whether the site answered and would not tell this one thing: no permission, or no such service or operation."""
-    return (error.kind in _REFUSALS and error.code != "SSLError") or error.code in _DENIED
+    spoken = error.kind in _REFUSALS and error.code != "SSLError"
+    return spoken or error.code in _DENIED or lacking(error)
 
 
 def _name(arn: str) -> str:
@@ -241,6 +253,25 @@ def _attached(one: Json, key: str, root: str, volumes: Mapping[str, Json]) -> tu
 
 
 # -- scaling groups --------------------------------------------------------------------------------------
+
+
+def scaling_groups_tagged(site: Site, key: str, value: str) -> list[Json]:
+    """The scaling groups with a tag, in the API's words; where the cloud has no filter for them, all are looked through
+    (Eucalyptus: DescribeAutoScalingGroups takes none).
+    """
+    given: Json = {"Filters": [{"Name": f"tag:{key}", "Values": [value]}]}
+    try:
+        return scaling_groups(site, given)
+    except CloudError as error:
+        if error.code != "UnknownParameter":
+            raise
+    return [one for one in scaling_groups(site, {}) if tags_of(one).get(key) == value]
+
+
+def scaling_groups(site: Site, params: Json) -> list[Json]:
+    """Every scaling group that the parameters ask for, in the API's words."""
+    pages = site.pages("autoscaling", "DescribeAutoScalingGroups", params)
+    return [one for page in pages for one in page.get("AutoScalingGroups") or ()]
 
 
 def scaling_group(site: Site, name: str) -> ScalingGroup | None:

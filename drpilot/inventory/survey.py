@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from drpilot.domain.group import Instance, LoadBalancer, ScalingGroup
-from drpilot.domain.plain import Json
 from drpilot.domain.ports import CloudError, Site
 from drpilot.inventory.resources import (
     DRILL_TAG,
@@ -16,6 +15,8 @@ from drpilot.inventory.resources import (
     load_balancer,
     refused,
     scaling_group,
+    scaling_groups,
+    scaling_groups_tagged,
     tag_filter,
     tags_of,
 )
@@ -178,16 +179,13 @@ def _label(tags: Mapping[str, str]) -> str:
 
 def scaling_groups_with(site: Site, tag: str | None) -> list[tuple[str, dict[str, str]]]:
     """Name and tags of the scaling groups that carry `tag` (`key=value`), or of all; those of drills left out."""
-    given: Json = {}
-    if tag is not None:
-        key, _, value = tag.partition("=")
-        given = {"Filters": [{"Name": f"tag:{key}", "Values": [value]}]}
+    key, _, value = (tag or "").partition("=")
+    listed = scaling_groups_tagged(site, key, value) if tag is not None else scaling_groups(site, {})
     found = []
-    for page in site.pages("autoscaling", "DescribeAutoScalingGroups", given):
-        for group in page.get("AutoScalingGroups") or ():
-            tags = tags_of(group)
-            if not group.get("Status") and DRILL_TAG not in tags:
-                found.append((str(group["AutoScalingGroupName"]), tags))
+    for group in listed:
+        tags = tags_of(group)
+        if not group.get("Status") and DRILL_TAG not in tags:
+            found.append((str(group["AutoScalingGroupName"]), tags))
     return sorted(found, key=lambda item: item[0])
 
 

@@ -1,8 +1,8 @@
 """What carries a group's tag beside machines and their disks: networks, scaling groups, load balancers, target groups.
 
-A drill makes networks and a standby makes the rest; what neither of them accounts for was left behind. EC2 and Auto
-Scaling filter by tag; ELBv2 has no such filter, so the tags are asked for, 20 resources at a time (Elastic Load
-Balancing API reference, DescribeTags).
+A drill makes networks and a standby makes the rest; what neither of them accounts for was left behind. EC2 filters by
+tag, and so does Auto Scaling on AWS; ELBv2 has no such filter, so the tags are asked for, 20 resources at a time
+(Elastic Load Balancing API reference, DescribeTags).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 
 from drpilot.actions.views import describe, tagged, tags_of
 from drpilot.domain.ports import Site
+from drpilot.inventory.resources import scaling_groups_tagged
 
 __all__ = ["Belonging", "belongings"]
 
@@ -34,15 +35,14 @@ def belongings(site: Site, group: str) -> Iterator[Belonging]:
     The fence's deny-all group (tag `drpilot:fence`) waits for the night it is needed, so it is left out.
     """
     ours = tagged(group=group)
-    for kind, operation, member, key in _NETWORKS:
+    for kind, operation, member, key in _NETWORKS if "vpc" in site.capabilities else ():
         for item in describe(site, operation, member, ours):
             tags = tags_of(item)
             if "drpilot:fence" not in tags:
                 yield kind, item[key], tags, _machine(item)
     if "autoscaling" in site.capabilities:
-        for page in site.pages("autoscaling", "DescribeAutoScalingGroups", {"Filters": ours}):
-            for item in page.get("AutoScalingGroups") or []:
-                yield "scaling group", item["AutoScalingGroupName"], tags_of(item), ()
+        for item in scaling_groups_tagged(site, _GROUP_TAG, group):
+            yield "scaling group", item["AutoScalingGroupName"], tags_of(item), ()
     if "elbv2" in site.capabilities:
         yield from _balancing(site, group)
 

@@ -116,7 +116,8 @@ def _listed(site: Site, group: str) -> Iterator[_Listed]:
         yield "image", item["ImageId"], tags_of(item), tuple(_backing(item))
     for item in snapshots(site, ours):
         yield "snapshot", item["SnapshotId"], tags_of(item), ()
-    for item in describe(site, "DescribeLaunchTemplates", "LaunchTemplates", ours):
+    templates = "ec2:CreateLaunchTemplate" in site.capabilities
+    for item in describe(site, "DescribeLaunchTemplates", "LaunchTemplates", ours) if templates else ():
         yield "launch template", item["LaunchTemplateId"], tags_of(item), ()
     for item in describe(site, "DescribeAddresses", "Addresses", ours):
         tags = tags_of(item)

@@ -35,6 +35,8 @@ def partner_checks(house: House, view: GroupView) -> Iterator[Checked]:
 
 
 def _checked(view: GroupView, parity: Parity) -> Checked:
+    if parity.finding is not None and parity.finding.severity == "info":  # no look will ever tell more
+        return ok("partners", view.name, parity.expected, f"can't be looked up there: {parity.observed}")
     if parity.verdict == "unknown":  # a name of its own: what was told is settled all the same
         kind = KINDS[parity.ask.kind]
         return unknown(f"partners ({kind})", view.name, parity.expected, parity.observed)

@@ -148,7 +148,8 @@ def protect(house: House, text: str, file: str) -> tuple[GroupView, Preview]:
         raise refusal(file, plan.errors)
     view = house.journal.protect(plan.group, text, house.person)
     house.journal.remember(plan.group, plan.active)
-    house.journal.found(plan.group.name, [*plan.findings, *plan.unprotected])
+    lasting = [finding for finding in (*plan.findings, *plan.unprotected) if finding.severity != "info"]
+    house.journal.found(plan.group.name, lasting)
     schedule(house, plan.group)
     return view, plan
 

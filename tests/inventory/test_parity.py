@@ -92,6 +92,9 @@ def test_what_was_not_told_is_judged_once_and_never_bad() -> None:
     """A refused list is unknown for its kind, and changes nothing for the others."""
     stock = replace(STOCK, types={}, untold={"types": "ec2:X: UnauthorizedOperation"})
     assert wrong(stock) == [("map.types.m5.large", "unknown")]
+    for unable, severity in ((frozenset(), "warning"), (frozenset({"types"}), "info")):
+        judged = judge(GROUP, "home", replace(stock, unable=unable))
+        assert [one.finding.severity for one in judged if one.finding is not None] == [severity]
 
 
 def test_backwards_the_left_side_is_asked_for_at_its_place() -> None:

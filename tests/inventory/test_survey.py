@@ -52,8 +52,8 @@ def test_an_offer_lists_what_machines_can_be_built_from(estate: Estate) -> None:
 class _Failing:
     """A site that fails one listing; everything else is the real site."""
 
-    def __init__(self, site: Site, operation: str, error: CloudError) -> None:
-        self._site, self._operation, self._error = site, operation, error
+    def __init__(self, site: Site, operation: str, error: CloudError, only_with: str = "") -> None:
+        self._site, self._operation, self._error, self._only_with = site, operation, error, only_with
         self.name, self.region, self.account = site.name, site.region, site.account
 
     @property
@@ -64,7 +64,7 @@ class _Failing:
         return self._site.call(service, operation, params, token=token)
 
     def pages(self, service: str, operation: str, params: Json) -> Iterator[Json]:
-        if operation == self._operation:
+        if operation == self._operation and (not self._only_with or self._only_with in params):
             raise self._error
         return self._site.pages(service, operation, params)
 
@@ -82,6 +82,25 @@ def test_a_survey_goes_on_without_a_list_it_may_not_see(estate: Estate) -> None:
     seen = survey(_Failing(estate.site, "DescribeAutoScalingGroups", _denied("AccessDenied")))
     assert [one.key for one in seen.tiers["db"].instances] == ["shop-db"]
     assert list(seen.untold) == ["autoscaling:DescribeAutoScalingGroups"]
+
+
+def test_a_cloud_without_a_filter_is_looked_through(estate: Estate) -> None:
+    """Where scaling groups can't be filtered by tag, all are listed and the tag is looked for; no other is taken."""
+    unfiltered = _Failing(
+        estate.site, "DescribeAutoScalingGroups", _denied("UnknownParameter", FailureClass.INVALID), "Filters"
+    )
+    assert [one.key for one in survey(unfiltered, "app=shop").tiers["web"].scaling_groups] == ["shop-web"]
+    assert all(not one.scaling_groups for one in survey(unfiltered, "app=sh*").tiers.values())
+
+
+def test_what_a_cloud_never_has_is_no_error(estate: Estate) -> None:
+    """A cloud of a kind without an operation says so for itself; the rest is surveyed."""
+    plain = _Failing(
+        estate.site, "DescribeInstanceTypeOfferings", _denied("Unsupported", FailureClass.CAPACITY)
+    )
+    seen = survey(plain)
+    assert list(seen.untold) == ["ec2:DescribeInstanceTypeOfferings"]
+    assert (seen.types, bool(seen.zones)) == ((), True)
 
 
 @pytest.mark.parametrize(
