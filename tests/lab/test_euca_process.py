@@ -130,7 +130,9 @@ def test_every_service_answers_at_its_path(lab: World, home: Callable[[str], Any
     assert home("autoscaling").describe_auto_scaling_groups()["AutoScalingGroups"] == []
     assert home("cloudwatch").describe_alarms()["MetricAlarms"] == []
     assert home("iam").get_user()["User"]["UserName"] == "admin"
-    assert home("s3").list_buckets()["ResponseMetadata"]["HTTPStatusCode"] == 200  # other tests have buckets here
+    assert (
+        home("s3").list_buckets()["ResponseMetadata"]["HTTPStatusCode"] == 200
+    )  # other tests have buckets here
     with pytest.raises(KeyError):
         site.endpoint_of("elbv2")
     with pytest.raises(urllib.error.HTTPError) as caught:
