@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
-from typing import Any
 
 from drpilot.actions.addresses import address_room, bound_to
 from drpilot.actions.command import startable
-from drpilot.actions.members import balancer, group_view
+from drpilot.actions.members import balancer
 from drpilot.actions.traffic import record_of, same_name
 from drpilot.actions.views import describe, images, instances, snapshots, tagged, tags_of
 from drpilot.base.errors import DrpilotError, Finding
-from drpilot.domain.group import Group, ScalingGroup, Tier
+from drpilot.domain.group import Group
 from drpilot.domain.point import choose
-from drpilot.domain.ports import CloudError, Site, StandbyView
+from drpilot.domain.ports import CloudError, Site
 from drpilot.inventory.discover import carried, members, partner, uncarried, unprotected
 from drpilot.inventory.partners import key_state
+from drpilot.inventory.resources import FILTER_VALUES, chunks
 from drpilot.journal.views import GroupView
 from drpilot.services.checked import Checked, bad, ok, unknown, warning
 from drpilot.services.guidance import protect_command
@@ -25,10 +24,10 @@ from drpilot.services.house import House
 from drpilot.services.orphans import orphans
 from drpilot.services.partnerlook import PARTNER_WORDS, partner_checks
 from drpilot.services.sides import look_at_sides
+from drpilot.services.standbys import look_at_standbys
 
 __all__ = ["LOOKS", "GroupLook"]
 
-FILTER_VALUES = 200  # EC2 API reference, Filter: at most 200 values
 VCPU_QUOTA = "L-1216C47A"  # Service Quotas: Running On-Demand Standard instances, in vCPUs
 _STANDING = ("protected", "degraded")
 
@@ -52,12 +51,6 @@ def _active(view: GroupView) -> tuple[str, ...]:
     return (view.active,)
 
 
-def _chunks(values: Iterable[str]) -> Iterator[list[str]]:
-    rest = iter(sorted(set(values)))
-    while chunk := list(islice(rest, FILTER_VALUES)):
-        yield chunk
-
-
 # -- points ---------------------------------------------------------------------------------------------------
 
 
@@ -67,10 +60,14 @@ def _points(house: House, view: GroupView) -> Iterator[Checked]:
         return
     site = house.site(view.standing)
     found: set[str] = set()
-    for ids in _chunks(replica.id for replica in point.replicas if replica.kind == "snapshot"):
+    for ids in chunks(
+        sorted(replica.id for replica in point.replicas if replica.kind == "snapshot"), FILTER_VALUES
+    ):
         listed = snapshots(site, [{"Name": "snapshot-id", "Values": ids}])
         found |= {item["SnapshotId"] for item in listed if item["State"] == "completed"}
-    for ids in _chunks(replica.id for replica in point.replicas if replica.kind == "image"):
+    for ids in chunks(
+        sorted(replica.id for replica in point.replicas if replica.kind == "image"), FILTER_VALUES
+    ):
         listed = images(site, [{"Name": "image-id", "Values": ids}])
         found |= {item["ImageId"] for item in listed if item["State"] == "available"}
     gone = [replica for replica in point.replicas if replica.id not in found]
@@ -81,109 +78,6 @@ def _points(house: House, view: GroupView) -> Iterator[Checked]:
         message = f"{replica.kind} {replica.id} of {replica.member} (point {point.id}) is not usable on {view.standing}"
         finding = Finding("drift", "error", message, view.name, protect_command(view))
         yield bad("points", view.name, expected, message, finding)
-
-
-# -- standbys -------------------------------------------------------------------------------------------------
-
-
-def _standbys(house: House, view: GroupView) -> Iterator[Checked]:
-    if view.state not in _STANDING or any(
-        run.lane == "move" for run in house.journal.runs(view.name, live=True)
-    ):
-        return
-    site = house.site(view.standing)
-    known = {
-        standby.tier: standby
-        for standby in house.journal.standbys(view.name)
-        if standby.site == view.standing
-    }
-    for tier in view.group.tiers:
-        standby = known.get(tier.name, StandbyView(tier.name, view.standing, "absent"))
-        wrong = [f"it is {standby.state}"] if standby.state not in ("ready", "unhealthy") else []
-        wrong = wrong or [*_machines(site, view, tier, standby), *_scaling(site, view, tier)]
-        expected = f"tier {tier.name} as recorded on {view.standing}"
-        if not wrong:
-            yield ok("standby", view.name, expected, "as recorded", subject=tier.name)
-            continue
-        observed = f"standby of tier {tier.name} on {view.standing}: {'; '.join(wrong)}"
-        finding = Finding("standby-missing", "error", observed, view.name, protect_command(view))
-        yield bad("standby", view.name, expected, observed, finding, subject=tier.name)
-
-
-def _machines(site: Site, view: GroupView, tier: Tier, standby: StandbyView) -> list[str]:
-    """Type, state and zone of the standby's instances against what the group's map says.
-
-    Their image is of no account any more: a machine that was launched has a root volume of its own.
-    """
-    ids: Mapping[str, str] = standby.facts.get("instances") or {}
-    mapping = view.group.mapping(view.active)
-    seen: dict[str, dict[str, Any]] = {}
-    for chunk in _chunks(ids.values()):
-        seen |= {
-            item["InstanceId"]: item for item in instances(site, [{"Name": "instance-id", "Values": chunk}])
-        }
-    wrong = []
-    for member in tier.instances:
-        found = seen.get(ids.get(member.key, ""))
-        if found is None:
-            wrong.append(f"{member.key} has no instance")
-            continue
-        size = tier.standby.size or mapping.types.get(member.type, member.type)
-        state, zone = found["State"]["Name"], mapping.zones.get(member.zone)
-        if state != "stopped":
-            wrong.append(f"{found['InstanceId']} is {state}, not stopped")
-        if member.elastic_address and not found.get("PublicIpAddress"):
-            wrong.append(f"{found['InstanceId']} has no elastic address")
-        if found["InstanceType"] != size:
-            wrong.append(f"{found['InstanceId']} is a {found['InstanceType']}, not a {size}")
-        if zone and (found.get("Placement") or {}).get("AvailabilityZone") not in (None, zone):
-            wrong.append(f"{found['InstanceId']} is not in {zone}")
-    return wrong
-
-
-def _scaling(site: Site, view: GroupView, tier: Tier) -> list[str]:
-    """Count, subnets and launch template of the standby's scaling group against what the group's map says."""
-    wrong = []
-    if tier.scaling_group is not None:
-        group = group_view(site, tier.scaling_group.key)
-        if group is None:
-            wrong.append(f"scaling group {tier.scaling_group.key} is missing")
-        elif group.desired != tier.standby.count:
-            wrong.append(f"scaling group {group.name} wants {group.desired}, not {tier.standby.count}")
-        if group is not None:
-            wrong += _placed(view, tier.scaling_group, group.raw)
-            wrong += _launches(site, view, tier.scaling_group, group.raw)
-    if tier.load_balancer is not None and balancer(site, tier.load_balancer.key) is None:
-        wrong.append(f"load balancer {tier.load_balancer.key} is missing")
-    return wrong
-
-
-def _placed(view: GroupView, member: ScalingGroup, raw: Mapping[str, Any]) -> Iterator[str]:
-    subnets = view.group.mapping(view.active).subnets
-    wanted = {subnets.get(name, name) for name in member.subnets}
-    present = set(filter(None, str(raw.get("VPCZoneIdentifier") or "").split(",")))
-    if wanted and present != wanted:
-        yield f"scaling group {member.key} is in {', '.join(sorted(present)) or 'no subnet'}"
-
-
-def _launches(site: Site, view: GroupView, member: ScalingGroup, raw: Mapping[str, Any]) -> Iterator[str]:
-    """Whether the group would launch the right type from an image that is there."""
-    used = raw.get("LaunchTemplate") or {}
-    if not used:
-        yield f"scaling group {member.key} has no launch template"
-        return
-    asked = {
-        "LaunchTemplateId": used["LaunchTemplateId"],
-        "Versions": [str(used.get("Version") or "$Default")],
-    }
-    found = describe(site, "DescribeLaunchTemplateVersions", "LaunchTemplateVersions", **asked)
-    data = next((item.get("LaunchTemplateData") or {} for item in found), {})
-    image, size = str(data.get("ImageId")), data.get("InstanceType")
-    wanted = view.group.mapping(view.active).types.get(member.type, member.type)
-    if size != wanted:
-        yield f"scaling group {member.key} would launch a {size}, not a {wanted}"
-    if not any(i["State"] == "available" for i in images(site, [{"Name": "image-id", "Values": [image]}])):
-        yield f"scaling group {member.key} would launch image {image}, which is not there"
 
 
 # -- witness, keys, name --------------------------------------------------------------------------------------
@@ -481,7 +375,7 @@ def _nowhere(_: GroupView) -> tuple[str, ...]:
 LOOKS: tuple[GroupLook, ...] = (  # who is active comes first: its hint is the next command
     GroupLook("sides", "one side writes", ("split-suspected",), _nowhere, look_at_sides),
     GroupLook("points", "every replica usable", ("drift",), _standing, _points),
-    GroupLook("standby", "standbys as recorded", ("standby-missing",), _standing, _standbys),
+    GroupLook("standby", "standbys as recorded", ("standby-missing",), _standing, look_at_standbys),
     GroupLook("witness", "the journal's epoch", ("witness-wrong", "witness-unreachable"), _nowhere, _witness),
     GroupLook("partners", "what the map names is there", PARTNER_WORDS, _standing, partner_checks),
     GroupLook("keys", "KMS keys enabled", ("key-unusable",), _nowhere, _keys),
