@@ -1,7 +1,7 @@
 """Blocks by hand: copies between snapshots, devices, files and buckets, and their maps.
 
 SRC and DST are written snap-…@SITE (a snapshot), snapshot@SITE (a new one), s3://BUCKET/PREFIX@SITE (raw parts in a
-bucket), - (standard input), or a path.
+bucket), bundle:MANIFEST (the image of a bundle), - (standard input), or a path.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,11 +17,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from drpilot.base.units import format_duration, format_size
+from drpilot.cli.bundleparts import PartsFolder, PrivateKey, Signer
 from drpilot.cli.render import Answer
 from drpilot.cli.session import Session
 
 if TYPE_CHECKING:
     from drpilot.services.blocks import BlockCopy, Done, Doors
+    from drpilot.transfer.block import BlockSource
     from drpilot.transfer.copy import Tally
     from drpilot.transfer.pace import Counts
 
@@ -39,7 +42,9 @@ class Engine(StrEnum):
 Source = Annotated[
     str,
     typer.Argument(
-        metavar="SRC", help="snap-…@SITE, s3://BUCKET/PREFIX@SITE, - or a path", show_default=False
+        metavar="SRC",
+        help="snap-…@SITE, s3://BUCKET/PREFIX@SITE, bundle:MANIFEST, - or a path",
+        show_default=False,
     ),
 ]
 Target = Annotated[
@@ -88,6 +93,9 @@ def blocks_copy(
     size: Annotated[
         str | None, typer.Option("--size", metavar="8GiB", help="how long standard input is")
     ] = None,
+    private_key: PrivateKey = None,
+    parts: PartsFolder = None,
+    signer: Signer = None,
     engine: Engines = Engine.FAST,
     connections: Connections = 128,
     restart: Restart = False,
@@ -96,7 +104,8 @@ def blocks_copy(
     from drpilot.services.blocks import BlockCopy
 
     wanted = BlockCopy(source, target, base, keep_map, parent, _size(size), restart, connections)
-    done, seconds = _carried(session, wanted, engine)
+    key = _BundleKey(private_key, parts, signer)
+    done, seconds = _carried(session, wanted, engine, key)
     return _answer(session, done, seconds, _after_copy(session, done, wanted))
 
 
@@ -146,8 +155,8 @@ def blocks_map(
     """Read all of SRC and write its block map."""
     from drpilot.services.blocks import map_of, write_map
 
-    with _meeting(session, engine, connections) as (doors, told):
-        found = map_of(doors, source, told)
+    with _meeting(session, engine) as (doors, told):
+        found = map_of(doors, source, told, connections)
         write_map(file, found)
     stored = sum(1 for _ in found.stored())
     data = {
@@ -191,6 +200,41 @@ def blocks_diff(
     )
 
 
+# -- bundles ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _BundleKey:
+    """What opens a bundle, as files."""
+
+    private: Path | None = None
+    parts: Path | None = None
+    signer: Path | None = None
+
+
+def _bundle(session: Session, key: _BundleKey) -> Callable[[str], BlockSource]:
+    """Opens a bundle by its manifest; its signature and every part are checked as `bundle extract` does."""
+
+    def source(path: str) -> BlockSource:
+        from drpilot.base.errors import DrpilotError
+        from drpilot.cli.bundleparts import key_of, manifest_of
+        from drpilot.cli.bundles import opened
+        from drpilot.transfer.places import Folder
+        from drpilot.transfer.stream import PushedSource
+        from drpilot.transfer.unbundling import unbundle
+
+        file = Path(path)
+        read, _ = manifest_of(file)
+        if key.private is None:
+            raise DrpilotError("usage", what="only a private key opens a bundle", hint="--private-key FILE")
+        secrets, _ = opened(session, (read, file), (key_of(key.private), key.private), key.signer)
+        parts = Folder(key.parts or file.parent, read.name)
+        name = f"bundle:{path}#{read.tar_sha1}"
+        return PushedSource(read.size_bytes, name, lambda sink: unbundle(read, secrets, parts, sink))
+
+    return source
+
+
 # -- carrying out -------------------------------------------------------------------------------------------------
 
 
@@ -213,7 +257,7 @@ def _size(text: str | None) -> int | None:
 
 @contextlib.contextmanager
 def _meeting(
-    session: Session, engine: Engine, connections: int
+    session: Session, engine: Engine, key: _BundleKey | None = None
 ) -> Iterator[tuple[Doors, Callable[[Tally], None]]]:
     """The doors of a copy and where its progress is told; a cloud's error becomes a person's."""
     from drpilot import wiring
@@ -223,6 +267,7 @@ def _meeting(
     doors = wiring.block_doors(
         lab=session.common.lab, engine=engine.value, stdin=sys.stdin.buffer, note=session.say
     )
+    doors = replace(doors, bundle=_bundle(session, key) if key is not None else None)
     try:
         yield doors, _progress(session, doors)
     except CloudError as error:
@@ -231,10 +276,12 @@ def _meeting(
         raise refused from error
 
 
-def _carried(session: Session, wanted: BlockCopy, engine: Engine) -> tuple[Done, float]:
+def _carried(
+    session: Session, wanted: BlockCopy, engine: Engine, key: _BundleKey | None = None
+) -> tuple[Done, float]:
     from drpilot.services.blocks import copy_blocks
 
-    with _meeting(session, engine, wanted.most) as (doors, told):
+    with _meeting(session, engine, key) as (doors, told):
         began = doors.clock.monotonic()
         done = copy_blocks(doors, wanted, told)
         return done, doors.clock.monotonic() - began

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from drpilot.transfer.codec import Uplink
     from drpilot.transfer.places import PartSink
 
-__all__ = ["create", "extract", "retarget", "show", "verify"]
+__all__ = ["create", "extract", "opened", "retarget", "show", "verify"]
 
 _AWKWARD = (
     "vmlinuz",
@@ -253,7 +253,7 @@ def extract(
         raise DrpilotError("usage", what="only a private key opens a bundle", hint="--private-key FILE")
     target = folder_of(folder, "bundle extract")
     key = key_of(private_key)
-    secrets, signature = _opened(session, (read, manifest), (key, private_key), signer)
+    secrets, signature = opened(session, (read, manifest), (key, private_key), signer)
     plain_note(session, ("fast",))
     path = target / read.name
     with writing(target):
@@ -270,7 +270,7 @@ def extract(
     return Answer(data, (line,), session.command(f"bundle show {manifest}"))
 
 
-def _opened(
+def opened(
     session: Session, bundle: tuple[Manifest, Path], key: tuple[RSAPrivateKey, Path], signer: Path | None
 ) -> tuple[Secrets, str]:
     """The bundle's AES key, and what its signature is: `valid`, `unsigned` or `unchecked`."""
@@ -394,7 +394,7 @@ def retarget(
         )
     into = folder_of(folder, "bundle retarget")
     key = key_of(private_key)
-    secrets, _ = _opened(session, (read, manifest), (key, private_key), signer)
+    secrets, _ = opened(session, (read, manifest), (key, private_key), signer)
     target = Target(
         cloud=certificate_of(cloud_cert),
         signer=key_of(sign_with) if sign_with is not None else key,

@@ -34,7 +34,9 @@ __all__ = ["BlockCopy", "Done", "Doors", "copy_blocks", "map_of", "read_map", "w
 
 @dataclass(frozen=True, slots=True)
 class Doors:
-    """What a copy reaches the world by: sites by name, the blocks of a site, and the folder of ledgers."""
+    """What a copy reaches the world by: sites by name, the blocks of a site, the folder of ledgers, and what needs more
+    than a name: standard input, and bundles, which need a key.
+    """
 
     site: Callable[[str], Site]
     plane: Callable[[str], BlockPlane]
@@ -42,6 +44,7 @@ class Doors:
     clock: Clock
     chance: Chance
     stdin: IO[bytes] | None = None
+    bundle: Callable[[str], BlockSource] | None = None  # opens a bundle by its manifest's path
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,9 +133,11 @@ def copy_blocks(doors: Doors, wanted: BlockCopy, told: Callable[[Tally], None] |
         )
 
 
-def map_of(doors: Doors, name: str, told: Callable[[Tally], None] | None = None) -> BlockMap:
+def map_of(
+    doors: Doors, name: str, told: Callable[[Tally], None] | None = None, most: int = MOST
+) -> BlockMap:
     """The map of a source, by reading and hashing all of it; nothing is written."""
-    wanted = BlockCopy(name, "")
+    wanted = BlockCopy(name, "", most=most)
     with closing(_source(doors, wanted, parse_reference(name))) as source:
         ledger = Ledger(doors.folder / f"map-{new_id(doors.clock, doors.chance)}.ledger")
         try:
@@ -208,9 +213,12 @@ def _source(doors: Doors, wanted: BlockCopy, name: Reference) -> BlockSource:
         return PartsSource(_parts(doors, wanted, name))
     if name.kind == "path":
         return DeviceSource(Path(name.name))
+    if name.kind == "bundle" and doors.bundle is not None:
+        return doors.bundle(name.name)
     if name.kind == "stream" and wanted.size_bytes is not None and doors.stdin is not None:
         return StreamSource(doors.stdin, wanted.size_bytes, name.name)
-    what = "a new snapshot is a target" if name.kind == "new" else "standard input needs --size"
+    needs = {"new": "a new snapshot is a target", "bundle": "a bundle is opened by blocks copy alone"}
+    what = needs.get(name.kind, "standard input needs --size")
     raise DrpilotError("usage", what=f"SRC {wanted.source!r}: {what}", hint="drpilot blocks copy --help")
 
 
@@ -228,9 +236,5 @@ def _sink(doors: Doors, wanted: BlockCopy, name: Reference, base: BlockMap | Non
         return PartsSink(_parts(doors, wanted, name))
     if name.kind == "path":
         return DeviceSink(Path(name.name), doors.chance)
-    what = (
-        "standard input is a source"
-        if name.kind == "stream"
-        else "a snapshot that is there can't be written to"
-    )
+    what = "it is a source" if name.kind != "snapshot" else "a snapshot that is there can't be written to"
     raise DrpilotError("usage", what=f"DST {wanted.target!r}: {what}", hint="a new one: snapshot@SITE")

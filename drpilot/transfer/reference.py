@@ -3,6 +3,7 @@
 snap-0123abc@SITE          a snapshot; as a source
 snapshot@SITE              a new snapshot; as a target
 s3://BUCKET/PREFIX@SITE    raw parts in a bucket
+bundle:MANIFEST            the image of a bundle, by its manifest file; as a source
 -                          standard input, of --size; as a source
 anything else              a device or a file; ./ in front of a name that looks like one of the above
 """
@@ -17,12 +18,12 @@ from drpilot.base.errors import DrpilotError
 
 __all__ = ["FORMS", "Reference", "parse_reference"]
 
-FORMS = "snap-…@SITE, snapshot@SITE, s3://BUCKET/PREFIX@SITE, or a path"
+FORMS = "snap-…@SITE, snapshot@SITE, s3://BUCKET/PREFIX@SITE, bundle:MANIFEST, or a path"
 _SNAPSHOT = re.compile(r"(snap-[0-9A-Za-z]+)@([A-Za-z0-9._-]+)")
 _NEW = re.compile(r"snapshot@([A-Za-z0-9._-]+)")
 _PARTS = re.compile(r"s3://([^/@]+)(?:/(.*))?@([A-Za-z0-9._-]+)")
 
-Kind = Literal["snapshot", "new", "parts", "stream", "path"]
+Kind = Literal["snapshot", "new", "parts", "bundle", "stream", "path"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,8 @@ def parse_reference(text: str) -> Reference:
         return Reference("new", "", found[1])
     if found := _PARTS.fullmatch(text):
         return Reference("parts", found[1], found[3], (found[2] or "").strip("/"))
+    if text.startswith("bundle:") and text != "bundle:":
+        return Reference("bundle", text.removeprefix("bundle:"))
     if text == "-":
         return Reference("stream", "standard input")
     if not text or "://" in text or re.match(r"(snap-[0-9A-Za-z]+|snapshot)(@|$)", text):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from drpilot.formats.blockmap import BLOCK_BYTES
 from drpilot.lab.process import World
 from tests.transfer.world import block_of, map_by_hand, overwrite, write_image
 
+REFERENCE = Path(__file__).resolve().parents[1] / "data" / "reference-bundle"
 IMAGE = {0: 1, 3: 2, 2047: 3}
 
 
@@ -147,6 +149,26 @@ def test_standard_input_is_a_source(blocks: Bench) -> None:
         assert done.returncode == code, done.stderr
         assert (blocks.folder / "new").exists() is (code == 0)
     assert (blocks.folder / "new").read_bytes() == data
+
+
+def test_the_image_of_a_bundle_is_a_source(blocks: Bench) -> None:
+    """A bundle made by other tools becomes a snapshot, which is its image; a damaged one becomes none."""
+    given = ["--private-key", str(REFERENCE / "keys" / "user-pk.der"), "--parts", str(REFERENCE)]
+    manifest = f"bundle:{REFERENCE / 'compress25.img.manifest.xml'}"
+    made = blocks("copy", manifest, "snapshot@home", *given)
+    back = blocks.folder / "back"
+    blocks("copy", made["target"], str(back))
+    wanted = (REFERENCE / "image.sha256").read_text().split()[0]
+    with back.open("rb") as file:
+        image = file.read(made["size_bytes"])
+        assert hashlib.sha256(image).hexdigest() == wanted
+        assert not file.read(BLOCK_BYTES).strip(b"\0")  # a snapshot is as long as its volume
+    assert blocks("copy", manifest, blocks.path("x"), code=2)["error"]["word"] == "usage"
+    part = blocks.folder / "compress25.img.part.00"
+    part.write_bytes((REFERENCE / part.name).read_bytes()[:-16] + bytes(16))
+    damaged = [*given[:3], str(blocks.folder)]
+    assert blocks("copy", manifest, blocks.path("x"), *damaged, code=1)["error"]["word"] == "part-damaged"
+    assert not (blocks.folder / "x").exists()
 
 
 @pytest.mark.parametrize(
