@@ -2,7 +2,8 @@
 
 Needs gcc and the headers of OpenSSL (Debian: gcc libssl-dev) for the block server. Ratios are medians of paired runs.
 The machine's limit is what SHA-256 and AES-GCM of a block cost here, and what a bare socket costs: 0.65 ms a block
-where the goal of 0.75 ms was set. On a slower or a busy machine the goal is as many times the bare socket.
+where the goal of 0.75 ms was set; on a slower machine the goal is as many times the bare socket. Where others keep the
+processors busy already, the figures are printed and nothing is judged: there a bare socket is not twice boto3 either.
 """
 
 from __future__ import annotations
@@ -109,6 +110,15 @@ def run(kind: str, operation: str, server: tuple[str, Path, Path]) -> Figures:
     }
 
 
+def others_load() -> float:
+    """How many processes of others want to run now, on average of two seconds."""
+    wanted = []
+    for _ in range(20):
+        wanted.append(int(Path("/proc/loadavg").read_text().split()[3].split("/")[0]) - 1)
+        CLOCK.sleep(0.1)
+    return statistics.mean(wanted)
+
+
 def limit_ms() -> Figures:
     """CPU milliseconds that one block's SHA-256 and one block's AES-128-GCM cost here, each alone."""
     return {"sha256": _openssl_ms("sha256", BLOCK), "aes": _openssl_ms("aes-128-gcm", 16_384)}
@@ -126,7 +136,7 @@ def test_blocks_over_tls_at_100_ms(
     operation: str, server: tuple[str, Path, Path], say: Callable[[str], None]
 ) -> None:
     """At 128 connections at least twice boto3's blocks a second, and at most 0.75 ms of CPU a block."""
-    kinds = ("boto3", "fast", "copy", "bare")
+    kinds, busy = ("boto3", "fast", "copy", "bare"), others_load()
     found: dict[str, list[Figures]] = {kind: [] for kind in kinds}
     for _ in range(ROUNDS):
         for kind in kinds:
@@ -159,6 +169,8 @@ def test_blocks_over_tls_at_100_ms(
     )
     goal_ms = max(GOAL_MS, GOAL_MS / BARE_MS * median["bare"]["cpu_ms"])
     say(f"  goals: 2 x boto3, and {goal_ms:.3f} ms CPU a block on this machine")
+    if busy > 1.0:
+        pytest.skip(f"no verdict: {busy:.1f} other processes wanted the processors")
     assert ratio["fast"] >= 2.0
     assert median["fast"]["cpu_ms"] <= goal_ms
 
