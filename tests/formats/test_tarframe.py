@@ -124,11 +124,26 @@ def a_link() -> bytes:
         (framed(b"abc") + bytes(17 * MIB), "without end"),
         (b"", "ends before"),
     ],
+    ids=["size", "two", "link", "zeros", "cut 1", "cut 2", "cut 3", "sum", "junk", "padding", "empty"],
 )
 def test_lies_are_refused(tar: bytes, says: str) -> None:
     """A stream that is not one file of the announced size is refused, and says how."""
     with pytest.raises(BadFrame, match=says):
         unframed(tar, 3)
+
+
+@pytest.mark.parametrize(
+    "areas", [[(0, 4)], [(3, 1)], [(2, 2)], [(1, 1), (0, 1)], [(0, 2), (1, 1)], [(0, 1)], [(0, 8**11 - 1)]]
+)
+def test_areas_outside_the_image(areas: list[tuple[int, int]]) -> None:
+    """A sparse map that leaves the image, turns back, overlaps, or does not add up is refused before any data."""
+    table = b"".join(b"%011o\0%011o\0" % area for area in areas)
+    block = bytearray(header("image", 2))
+    block[156:157], block[386 : 386 + len(table)], block[483:495] = b"S", table, b"%011o\0" % 3
+    block[148:156] = b"        "
+    block[148:156] = b"%06o\0 " % sum(block)
+    with pytest.raises(BadFrame, match="the map of its sparse tar is wrong"):
+        unframed(bytes(block) + b"xy" + bytes(510), 3)
 
 
 @given(some.binary(max_size=1200))

@@ -104,6 +104,28 @@ def test_a_damaged_part_is_named(
     assert not (tmp_path / "image").exists()
 
 
+def test_a_damaged_part_is_named_though_the_stream_breaks_first(tmp_path: Path) -> None:
+    """In a part of megabytes the gzip stream breaks long before the SHA-1 is known; the part is named all the same."""
+    (tmp_path / "disk").write_bytes(Chance(3).bits(8 * 6 * MIB).to_bytes(6 * MIB))
+    manifest = make(tmp_path / "disk", tmp_path / "bundle")
+    part = tmp_path / "bundle" / manifest.parts[0].name
+    data = bytearray(part.read_bytes())
+    data[0] ^= 0xFF
+    part.write_bytes(data)
+    for _ in range(5):
+        assert opened(tmp_path / "bundle" / "image.manifest.xml", tmp_path / "out") == "part-damaged"
+
+
+def test_parts_longer_than_announced(small: tuple[Path, Manifest], tmp_path: Path) -> None:
+    """Parts with right digests whose sizes together exceed bundled_size are refused at the byte that is too many."""
+    folder, manifest = small
+    less = replace(manifest, bundled_bytes=manifest.bundled_bytes - 16)
+    with pytest.raises(DrpilotError) as refused:
+        extract(less, secrets_of(manifest, owner(), "k")[0], Folder(folder, "image"), tmp_path / "image")
+    assert refused.value.word == "part-damaged"
+    assert "longer than" in refused.value.title
+
+
 def test_a_missing_or_longer_part(small: tuple[Path, Manifest], tmp_path: Path) -> None:
     """A part that is not there, and one that goes on beyond what the manifest announces."""
     folder, manifest = small
