@@ -225,6 +225,12 @@ class _Bounded:
             yield page
             self._refuse(service, operation)
 
+    def presigned(self, operation: str, params: Json, expires_s: int) -> str:
+        """The site's URL; CloudError (cancelled) after the bound."""
+        service, _, name = operation.partition(":")
+        self._refuse(service, name)
+        return self._site.presigned(operation, params, expires_s)
+
     def _refuse(self, service: str, operation: str) -> None:
         if self._over.is_set():
             text = "given up: nobody waits for this any more"

@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 
 import botocore
 import botocore.session
+from botocore import xform_name
 from botocore.config import Config
 from botocore.configprovider import (
     DEFAULT_S3_CONFIG_VARS,
@@ -43,8 +44,16 @@ from drpilot.clouds.dialects import DIALECTS
 from drpilot.clouds.failures import NoEndpoint, TruncatedReply
 from drpilot.clouds.loading import LOADER, loader_for
 from drpilot.clouds.login import Login, TokenService, login_credentials
+from drpilot.domain.plain import Json
 
-__all__ = ["Clients", "CredentialsReference", "SiteSettings", "dialect_of", "profile_region"]
+__all__ = [
+    "LONGEST_PRESIGNED_S",
+    "Clients",
+    "CredentialsReference",
+    "SiteSettings",
+    "dialect_of",
+    "profile_region",
+]
 
 _LOCATIONS = ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE")
 # These come from variables or from the machine itself, not from the profile that was named.
@@ -53,6 +62,8 @@ _FOREIGN_SOURCES = ("Environment", "EcsContainer")
 _CONNECTIONS = 32
 # Bodies that need not be signed over TLS: PutSnapshotBlock (`v4-unsigned-body` in its model) and S3's.
 _UNSIGNED_PAYLOADS = frozenset({"ebs", "s3"})
+LONGEST_PRESIGNED_S = 7 * 86_400
+"""What a version 4 signature may last (Amazon S3 API reference, "Authenticating requests: using query parameters")."""
 _UNWANTED_HANDLERS: tuple[tuple[str, Any], ...] = (
     ("before-parameter-build", generate_idempotent_uuid),
     ("before-parameter-build.ec2.RunInstances", base64_encode_user_data),
@@ -198,6 +209,18 @@ def _whole(**event: Any) -> None:
         raise TruncatedReply(actual=len(body), expected=expected)
 
 
+def _signed_alike(signature_version: str, **_: Any) -> str | None:
+    """The signature of a presigned URL where requests have version 4: botocore still presigns with version 2, which
+    newer regions and encrypted buckets refuse.
+    """
+    return "s3v4-query" if signature_version in ("v4-query", "s3v4-query") else None
+
+
+def _regional(context: dict[str, Any], **_: Any) -> None:
+    """A presigned URL goes to the region's own host; botocore would name the global one, which redirects."""
+    context.pop("use_global_endpoint", None)
+
+
 class Clients:
     """The botocore clients of one site: made when first used, kept, safe to share between threads.
 
@@ -231,6 +254,15 @@ class Clients:
                     raise NoEndpoint(f"{self.dialect.name} has no service {service}")
                 self._clients[service] = self._make(service)
             return self._clients[service]
+
+    def presigned(self, operation: str, params: Json, expires_s: int) -> str:
+        """The URL of one call of the object store, signed as its requests are; nothing is sent. Raises as `client`
+        does. Temporary keys end it with themselves.
+        """
+        found: str = self.client("s3").generate_presigned_url(
+            xform_name(operation), Params=dict(params), ExpiresIn=expires_s
+        )
+        return found
 
     def paging(self, service: str, operation: str) -> dict[str, Any] | None:
         """How botocore describes that the listing is paged, or None where it does not."""
@@ -278,13 +310,18 @@ class Clients:
         if self._session is None:
             self._session = self._open()
         url = self._url(self._session, service)
-        return self._session.create_client(
+        made = self._session.create_client(
             service,
             region_name=self.settings.region,
             endpoint_url=url,
             verify=self._verify(self._session),
             config=self._config(service, custom=url is not None),
         )
+        if service == "s3":
+            # The stubs know handlers that answer nothing; this event asks for an answer.
+            made.meta.events.register_first("choose-signer.s3", _signed_alike)  # type: ignore[arg-type]
+            made.meta.events.register("provide-client-params.s3", _regional)
+        return made
 
     def _open(self) -> _Session:
         settings = self.settings

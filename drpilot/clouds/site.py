@@ -29,7 +29,7 @@ from drpilot.clouds.failures import WrongAccount, as_drpilot_error, failure
 from drpilot.clouds.limits import Limits
 from drpilot.clouds.marks import asked_by_mark, completed, packed, tags_for
 from drpilot.clouds.paging import Paging
-from drpilot.clouds.session import Clients
+from drpilot.clouds.session import LONGEST_PRESIGNED_S, Clients
 from drpilot.domain.plain import Json
 from drpilot.domain.ports import CloudError, FailureClass, Site
 
@@ -47,6 +47,7 @@ _AGAIN = frozenset({FailureClass.THROTTLED, FailureClass.TRANSIENT, FailureClass
 _NOT_AGAIN = frozenset({"Overloaded", "ReadTimeoutError"})
 _NOT_SENT = frozenset({"ConnectTimeoutError", "EndpointConnectionError", "ProxyConnectionError"})
 _MISSING = frozenset({"InvalidAction", "NoEndpoint", "NotImplemented", "UnknownOperationException"})
+_PRESIGNED = frozenset({"s3:GetObject", "s3:PutObject", "s3:HeadObject", "s3:DeleteObject"})
 _REPEATED_TOKEN = "RepeatedPageToken"
 
 
@@ -85,7 +86,7 @@ class Probing:
 
 
 class BotoSite:
-    """A site through botocore, safe to share between threads. Both calls raise CloudError only."""
+    """A site through botocore, safe to share between threads. Calls, pages and URLs raise CloudError only."""
 
     def __init__(self, clients: Clients, ways: Ways | None = None) -> None:
         self._clients = clients
@@ -118,6 +119,19 @@ class BotoSite:
         if mark is not None:
             return self._create_marked(service, operation, params, token, mark)
         return self._call(service, operation, params, token)
+
+    def presigned(self, operation: str, params: Json, expires_s: int) -> str:
+        """The URL of one call on one object, in the site's own form and signature; at most 7 days. Nothing is sent."""
+        service, _, name = operation.partition(":")
+        try:
+            if operation not in _PRESIGNED or not 0 < expires_s <= LONGEST_PRESIGNED_S:
+                message = f"no URL for {operation} over {expires_s} s: only one object, for at most 7 days"
+                raise self._error(FailureClass.INVALID, "NotPresigned", message, service, name)
+            if self.settings.account is not None:
+                self._check_account()
+            return self._clients.presigned(name, params, expires_s)
+        except Exception as error:  # Making a URL sends nothing that changes anything.
+            raise failure(error, site=self.name, operation=operation, changing=False) from error
 
     def pages(self, service: str, operation: str, params: Json) -> Iterator[Json]:
         """Each page of a listing, by the cloud's own page tokens, never by counting; a page may be empty.
@@ -471,3 +485,10 @@ class DryRunSite:
             yield self.call(service, operation, params)
             return
         yield from self._site.pages(service, operation, params)
+
+    def presigned(self, operation: str, params: Json, expires_s: int) -> str:
+        """A URL that reads; one that changes something would be used after the dry run."""
+        service, _, name = operation.partition(":")
+        if self._changes(service, name):
+            self.call(service, name, params)
+        return self._site.presigned(operation, params, expires_s)

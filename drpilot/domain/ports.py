@@ -103,7 +103,7 @@ class StepFailed(Exception):
 class Site(Protocol):
     """One EC2-compatible endpoint, region and account: the only door to a cloud.
 
-    Both calls raise `CloudError`. Limits, tokens, error kinds, dry run and faults sit behind this door.
+    All three raise `CloudError`. Limits, tokens, error kinds, dry run and faults sit behind this door.
     """
 
     name: str
@@ -119,6 +119,12 @@ class Site(Protocol):
 
     def pages(self, service: str, operation: str, params: Json) -> Iterator[Json]:
         """Each page of a listing; never relies on the server's page size."""
+
+    def presigned(self, operation: str, params: Json, expires_s: int) -> str:
+        """A URL with which anybody may make one call on one object for `expires_s` seconds: a secret, never shown.
+
+        `operation` is `s3:GetObject`, `s3:PutObject`, `s3:HeadObject` or `s3:DeleteObject`.
+        """
 
 
 class BlockChannel(Protocol):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -26,7 +29,10 @@ from drpilot.domain.plain import Json
 from drpilot.domain.ports import CloudError
 from drpilot.lab.cloud import Cloud, Settings
 from drpilot.lab.eucalyptus import services
+from drpilot.lab.eucalyptus.door import answer
 from drpilot.lab.eucalyptus.fields import Unbound, bind
+from drpilot.lab.replies import Reply
+from drpilot.lab.requests import Incoming
 from drpilot.lab.wire import attach
 from tests.clouds.test_marks import TAGS, _specified
 from tests.grounds import key_file
@@ -214,6 +220,49 @@ def test_objects_go_there_and_come_back(version: str, tmp_path: Path) -> None:
         assert site.call("s3", "GetObject", {"Bucket": "images", "Key": "a b+c"})["Body"] == b"x" * 1000
         (listed,) = site.call("s3", "ListObjects", {"Bucket": "images"})["Contents"]
     assert (listed["Key"], listed["Size"]) == ("a b+c", 1000)
+
+
+def _asked(cloud: Cloud, method: str, url: str, body: bytes = b"") -> Reply:
+    parts = urlsplit(url)
+    headers = {"host": parts.netloc, "content-length": str(len(body))}
+    return answer(cloud, Incoming(method, parts.path, parts.query, headers, body))
+
+
+@every_version
+def test_a_url_opens_one_object_for_one_kind_of_call(version: str, tmp_path: Path) -> None:
+    """PUT, HEAD, GET and DELETE by URL alone in the version's own signature; another verb, another key, another
+    signature or a later hour is refused, and what was refused changed nothing.
+    """
+    with _twin(version, tmp_path) as (site, cloud):
+        site.call("s3", "CreateBucket", {"Bucket": "stage"})
+        names = ("PutObject", "HeadObject", "GetObject", "DeleteObject")
+        given = {"Bucket": "stage", "Key": "a b+c/000001"}
+        put, head, get, delete = (site.presigned(f"s3:{name}", given, 600) for name in names)
+        assert ("X-Amz-Signature=" in put) == (version != "3.4")
+        assert "/services/" in put
+        assert _asked(cloud, "HEAD", head).status == 404
+        written = _asked(cloud, "PUT", put, b"part")
+        assert (written.status, written.headers["ETag"]) == (200, f'"{hashlib.md5(b"part").hexdigest()}"')
+        assert _asked(cloud, "HEAD", head).headers["ETag"] == written.headers["ETag"]
+        assert _asked(cloud, "GET", get).body == b"part"
+        signature = re.search(r"Signature=([^&]+)", put)
+        assert signature is not None
+        wrong = [
+            ("GET", put, b""),
+            ("PUT", get, b"other"),
+            ("DELETE", get, b""),
+            ("PUT", put.replace("000001", "000002"), b"other"),
+            ("PUT", put.replace(signature[1], signature[1][::-1]), b"other"),
+        ]
+        assert [_asked(cloud, *each).status for each in wrong] == [403] * len(wrong)
+        assert site.call("s3", "GetObject", given)["Body"] == b"part"
+        cloud.clock.advance(3600)
+        late = [("PUT", put, b"other"), ("HEAD", head, b""), ("GET", get, b""), ("DELETE", delete, b"")]
+        assert [_asked(cloud, *each).status for each in late] == [403] * len(late)
+        cloud.clock.advance(-3600)
+        assert _asked(cloud, "GET", get).body == b"part"
+        assert _asked(cloud, "DELETE", delete).status == 204
+        assert site.call("s3", "ListObjects", {"Bucket": "stage"}).get("Contents") is None
 
 
 @pytest.mark.parametrize("version", ["4.4", "5"])

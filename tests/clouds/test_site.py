@@ -7,7 +7,7 @@ import subprocess
 import threading
 from dataclasses import replace
 from pathlib import Path
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
@@ -440,3 +440,38 @@ def test_the_door_waits_for_the_request_rate(door: Door) -> None:
 def test_settling_time_comes_from_the_dialect(door: Door) -> None:
     """Actions ask the site how long a fresh resource may stay invisible."""
     assert door.open().settle_s == AWS.settle_s > 0
+
+
+# -- URLs ------------------------------------------------------------------------------------------------
+
+
+def test_a_url_has_the_signature_and_the_host_of_the_site(door: Door) -> None:
+    """On AWS a URL has version 4 and the region's host, where botocore alone gives version 2 and the global one."""
+    settings = replace(door.settings(), endpoints={})
+    site = BotoSite(Clients(settings, environment={}), door.ways)
+    url = urlsplit(site.presigned("s3:PutObject", {"Bucket": "stage", "Key": "a/1"}, 600))
+    given = parse_qs(url.query)
+    assert (url.netloc, url.path) == ("stage.s3.eu-west-1.amazonaws.com", "/a/1")
+    assert given["X-Amz-Algorithm"] == ["AWS4-HMAC-SHA256"]
+    assert (given["X-Amz-Expires"], given["X-Amz-SignedHeaders"]) == (["600"], ["host"])
+
+
+@pytest.mark.parametrize(
+    ("operation", "expires_s"), [("s3:ListObjects", 60), ("ec2:RunInstances", 60), ("s3:GetObject", 0),
+                                 ("s3:GetObject", 604_801)]
+)  # fmt: skip
+def test_a_url_is_for_one_object_and_a_week(door: Door, operation: str, expires_s: int) -> None:
+    """Anything wider, or longer than a signature may last, is refused before it is made."""
+    with pytest.raises(CloudError) as caught:
+        door.open().presigned(operation, {"Bucket": "stage", "Key": "a"}, expires_s)
+    assert (caught.value.code, caught.value.kind) == ("NotPresigned", F.INVALID)
+
+
+def test_a_dry_run_gives_no_url_that_writes(door: Door) -> None:
+    """A URL to write would outlive the dry run; one to read is given."""
+    site = DryRunSite(door.open())
+    given = {"Bucket": "stage", "Key": "a"}
+    assert site.presigned("s3:GetObject", given, 60).startswith("http://")
+    with pytest.raises(CloudError) as caught:
+        site.presigned("s3:PutObject", given, 60)
+    assert (caught.value.code, len(site.refused)) == ("DryRun", 1)
