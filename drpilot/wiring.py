@@ -25,7 +25,7 @@ from drpilot.clouds.session import Clients, profile_region
 from drpilot.clouds.session import SiteSettings as CloudSettings
 from drpilot.clouds.site import BotoSite, Ways
 from drpilot.clouds.witness import S3Witness
-from drpilot.domain.ports import BlockPlane, CloudError, Site, Witness
+from drpilot.domain.ports import BlockPlane, CloudError, Site, Transfers, Witness
 from drpilot.engine.context import World
 from drpilot.inventory import configuration, euca2ools
 from drpilot.inventory.configuration import Configuration, SiteSettings
@@ -313,7 +313,14 @@ def open_house(
     return House(
         journal=journal,
         configuration=settings,
-        world=World(site, sites.witness, settle_s=1.0 if lab else _settle_s(settings)),
+        world=World(
+            site,
+            sites.witness,
+            settle_s=1.0 if lab else _settle_s(settings),
+            transfers=Transfers(
+                lambda name: block_plane(sites.site(name), "fast"), folder / "transfers", Chance()
+            ),
+        ),
         probe=sites.probe,
         catalogue=CATALOGUE,
         clock=clock,
@@ -324,6 +331,7 @@ def open_house(
         lab=lab,
         told=sites.told,
         slots=lambda name: slots_of(settings.sites.get(name)),
+        able=lambda name: site(name).capabilities if name in settings.sites else frozenset(),
         pulse=pulse,
     )
 

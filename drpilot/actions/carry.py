@@ -124,8 +124,12 @@ def kms_key(ctx: Context, key: str | None) -> str | None:
     return known.get(key or "") or known.get((key or "").rsplit("/", 1)[-1])
 
 
-def volume_settings(facts: Mapping[str, Any]) -> Json:
-    """Type, IOPS and throughput of a volume as CreateVolume and a block device mapping take them."""
+def volume_settings(site: Site, facts: Mapping[str, Any]) -> Json:
+    """Type, IOPS and throughput of a volume as CreateVolume and a block device mapping of `site` take them; nothing
+    where it has one kind of volume.
+    """
+    if "ec2:volume-types" not in site.capabilities:
+        return {}
     kind = facts.get("type") or "gp3"
     settings: Json = {"VolumeType": kind}
     if kind in _WITH_IOPS and facts.get("iops"):

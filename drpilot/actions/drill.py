@@ -401,7 +401,7 @@ class Launch(Action[TierInput, LaunchOutput]):
         replicas = [item for item in ctx.point(ctx.point_id).replicas if item.kind == "snapshot"]
         mappings = []
         for replica in (item for item in replicas if item.facts.get("instance") == key):
-            ebs: Json = {**volume_settings(replica.facts), "DeleteOnTermination": True}
+            ebs: Json = {**volume_settings(ctx.site("target"), replica.facts), "DeleteOnTermination": True}
             if not replica.facts.get("root"):
                 ebs |= {"SnapshotId": replica.id, "VolumeSize": replica.size_gib}
             device = instance.root_device if replica.facts.get("root") else replica.facts["device"]

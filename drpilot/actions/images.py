@@ -7,6 +7,7 @@ from __future__ import annotations
 from drpilot.actions.carry import kms_key, volume_settings
 from drpilot.actions.members import instance_of, scaling_of, tier_of
 from drpilot.actions.points import replica_move
+from drpilot.actions.staging import cargo_of, root_of
 from drpilot.actions.views import (
     first,
     images,
@@ -31,7 +32,7 @@ from drpilot.domain.ports import (
     Waiting,
 )
 
-__all__ = ["CopyImage", "Register"]
+__all__ = ["Adopt", "CopyImage", "Enrol", "Find", "Register"]
 
 _GONE = ("failed", "deregistered", "error", "invalid")
 
@@ -48,6 +49,39 @@ class ImageOutput(Model):
     image: str
     source_image: str
     adopted: bool = False
+
+
+def standing(ctx: Context, given: TierInput) -> tuple[Json | None, bool]:
+    """The image on the target, and whether it was there before this step."""
+    group = scaling_of(tier_of(ctx, given.tier))
+    target = ctx.site("target")
+    filters = tagged(group=ctx.group.name, member=group.key, source_image=group.image)
+    standing = [item for item in images(target, filters) if item["State"] not in _GONE]
+    if standing:
+        run = ctx.tags()["drpilot:run"]
+        chosen = min(standing, key=lambda item: (item["State"] != "available", str(item.get("CreationDate"))))
+        return chosen, tags_of(chosen).get("drpilot:run") != run
+    source = first(images(ctx.site("source"), [{"Name": "image-id", "Values": [group.image]}]))
+    origin = tags_of(source or {}).get("drpilot:source-image")
+    if origin:
+        original = first(images(target, [{"Name": "image-id", "Values": [origin]}]))
+        if original is not None and original["State"] == "available":
+            return original, True
+    return None, False
+
+
+def _there(ctx: Context, given: TierInput, found: Json, *, adopted: bool) -> Done[ImageOutput]:
+    """The image stands: the replica is complete."""
+    group = scaling_of(tier_of(ctx, given.tier))
+    data = {
+        "tier": given.tier,
+        "source_id": group.image,
+        "id": found["ImageId"],
+        "size_gib": 0,
+        "facts": {"root_device": found.get("RootDeviceName"), "shared": True, "adopted": adopted},
+    }
+    moves = tuple(replica_move(ctx, ("image", group.key), event, data) for event in ("captured", "complete"))
+    return Done(ImageOutput(image=found["ImageId"], source_image=group.image, adopted=adopted), moves)
 
 
 class CopyImage(Action[TierInput, ImageOutput]):
@@ -69,7 +103,7 @@ class CopyImage(Action[TierInput, ImageOutput]):
 
     def start(self, ctx: Context, given: TierInput) -> Answer[ImageOutput]:
         group = scaling_of(tier_of(ctx, given.tier))
-        found, _ = self._found(ctx, given)
+        found, _ = standing(ctx, given)
         if found is None:
             tags = ctx.tags(
                 point=ctx.point_id, tier=given.tier, member=group.key, **{"source-image": group.image}
@@ -89,46 +123,147 @@ class CopyImage(Action[TierInput, ImageOutput]):
             ctx.site("target").call("ec2", "CopyImage", params, token=ctx.sub(group.key))
         return visible(self.observe, ctx, given)
 
-    @staticmethod
-    def _found(ctx: Context, given: TierInput) -> tuple[Json | None, bool]:
-        """The image on the target, and whether it was there before this step."""
-        group = scaling_of(tier_of(ctx, given.tier))
-        target = ctx.site("target")
-        filters = tagged(group=ctx.group.name, member=group.key, source_image=group.image)
-        standing = [item for item in images(target, filters) if item["State"] not in _GONE]
-        if standing:
-            run = ctx.tags()["drpilot:run"]
-            chosen = min(
-                standing, key=lambda item: (item["State"] != "available", str(item.get("CreationDate")))
-            )
-            return chosen, tags_of(chosen).get("drpilot:run") != run
-        source = first(images(ctx.site("source"), [{"Name": "image-id", "Values": [group.image]}]))
-        origin = tags_of(source or {}).get("drpilot:source-image")
-        if origin:
-            original = first(images(target, [{"Name": "image-id", "Values": [origin]}]))
-            if original is not None and original["State"] == "available":
-                return original, True
-        return None, False
-
     def observe(self, ctx: Context, given: TierInput) -> Answer[ImageOutput]:
         group = scaling_of(tier_of(ctx, given.tier))
-        found, adopted = self._found(ctx, given)
+        found, adopted = standing(ctx, given)
         if found is None:
             return Unseen(True, f"no copy of {group.image} on {ctx.target}")
         if found["State"] != "available":
             return Waiting({"image": found["ImageId"]}, after_s=10.0)
-        data = {
-            "tier": given.tier,
-            "source_id": group.image,
-            "id": found["ImageId"],
-            "size_gib": 0,
-            "facts": {"root_device": found.get("RootDeviceName"), "shared": True, "adopted": adopted},
-        }
-        moves = tuple(
-            replica_move(ctx, ("image", group.key), event, data) for event in ("captured", "complete")
+        return _there(ctx, given, found, adopted=adopted)
+
+
+class FoundOutput(Model):
+    """The image on the target, empty where there is none yet; else what has to be carried for it."""
+
+    image: str
+    source_image: str
+    root: str
+    root_device: str
+    architecture: str
+
+
+class Find(Action[TierInput, FoundOutput]):
+    """See whether a scaling group's image stands on the target already, as an earlier run made it.
+
+    Where it does, the replica is complete and nothing has to be carried over the stage.
+    """
+
+    name = "image.find"
+    summary = "see whether the image of a scaling group is on the target already"
+    idempotency = Idempotency.PURE
+    effect = Effect.NONE
+    permissions = ("ec2:DescribeImages",)
+    at = ("target", "source")
+    Input = TierInput
+    Output = FoundOutput
+
+    def start(self, ctx: Context, given: TierInput) -> Answer[FoundOutput]:
+        return self.observe(ctx, given)
+
+    def observe(self, ctx: Context, given: TierInput) -> Answer[FoundOutput]:
+        group = scaling_of(tier_of(ctx, given.tier))
+        found, adopted = standing(ctx, given)
+        if found is not None:
+            known = FoundOutput(
+                image=found["ImageId"],
+                source_image=group.image,
+                root=root_of(found),
+                root_device=str(found.get("RootDeviceName") or ""),
+                architecture=str(found.get("Architecture") or ""),
+            )
+            if found["State"] != "available":
+                return Waiting({"image": found["ImageId"]}, after_s=10.0)
+            return Done(known, _there(ctx, given, found, adopted=adopted).moves)
+        cargo = cargo_of(ctx, given.tier, group.key)
+        source = first(images(ctx.site("source"), [{"Name": "image-id", "Values": [group.image]}])) or {}
+        return Done(
+            FoundOutput(
+                image="",
+                source_image=group.image,
+                root=cargo.snapshot,
+                root_device=str(source.get("RootDeviceName") or group.root_device),
+                architecture=str(source.get("Architecture") or "x86_64"),
+            )
         )
-        output = ImageOutput(image=found["ImageId"], source_image=group.image, adopted=adopted)
-        return Done(output, moves)
+
+
+class EnrolInput(TierInput):
+    """A tier, the snapshot on the target that its image's root was carried into, and what the image was like."""
+
+    snapshot: str
+    root_device: str
+    architecture: str = "x86_64"
+
+
+class Enrol(Action[EnrolInput, ImageOutput]):
+    """Register a scaling group's image on the target from the carried snapshot of its root.
+
+    RegisterImage takes no token: the image is found by its tags, or its description where it takes none.
+    """
+
+    name = "image.enrol"
+    summary = "register the image of a scaling group from its carried root"
+    idempotency = Idempotency.OBSERVE
+    effect = Effect.CREATE
+    permissions = ("ec2:RegisterImage", "ec2:CreateTags", "ec2:DescribeImages")
+    at = ("target", "source")
+    Input = EnrolInput
+    Output = ImageOutput
+
+    def start(self, ctx: Context, given: EnrolInput) -> Answer[ImageOutput]:
+        found, _ = standing(ctx, given)
+        if found is None:
+            group, target = scaling_of(tier_of(ctx, given.tier)), ctx.site("target")
+            tags = ctx.tags(
+                point=ctx.point_id, tier=given.tier, member=group.key, **{"source-image": group.image}
+            )
+            ebs: Json = {"SnapshotId": given.snapshot, "DeleteOnTermination": True}
+            params: Json = {
+                "Name": f"drpilot-{ctx.group.name}-{given.tier}-{group.image}-{ctx.token[:8]}"[:128],
+                "Description": f"drpilot:{ctx.name}/{ctx.path}",
+                "Architecture": given.architecture,
+                "RootDeviceName": given.root_device,
+                "VirtualizationType": "hvm",
+                **({"EnaSupport": True} if "ena" in target.capabilities else {}),
+                "BlockDeviceMappings": [{"DeviceName": given.root_device, "Ebs": ebs}],
+                "TagSpecifications": [specification("image", tags)],
+            }
+            target.call("ec2", "RegisterImage", params)
+        return visible(self.observe, ctx, given)
+
+    def observe(self, ctx: Context, given: EnrolInput) -> Answer[ImageOutput]:
+        found, adopted = standing(ctx, given)
+        if found is None:
+            return Unseen(False, f"no image of tier {given.tier} with this group's tags on {ctx.target}")
+        if found["State"] != "available":
+            return Waiting({"image": found["ImageId"]}, after_s=5.0)
+        return _there(ctx, given, found, adopted=adopted)
+
+
+class Adopt(Action[TierInput, ImageOutput]):
+    """Wait until a person has brought a scaling group's image to the target, where nothing automatic can."""
+
+    name = "image.adopt"
+    summary = "wait for a person to bring the image of a scaling group to the target"
+    idempotency = Idempotency.PURE
+    effect = Effect.NONE
+    permissions = ("ec2:DescribeImages",)
+    at = ("target", "source")
+    Input = TierInput
+    Output = ImageOutput
+
+    def start(self, ctx: Context, given: TierInput) -> Answer[ImageOutput]:
+        return self.observe(ctx, given)
+
+    def observe(self, ctx: Context, given: TierInput) -> Answer[ImageOutput]:
+        found, adopted = standing(ctx, given)
+        if found is not None and found["State"] == "available":
+            return _there(ctx, given, found, adopted=adopted)
+        group = scaling_of(tier_of(ctx, given.tier))
+        tags = f"drpilot:group={ctx.group.name} drpilot:member={group.key} drpilot:source-image={group.image}"
+        note = f"waits for a person: register the image {group.image} of {ctx.source} on {ctx.target}, tagged {tags}"
+        return Waiting({}, after_s=60.0, note=note)
 
 
 class InstanceInput(Model):
@@ -166,7 +301,7 @@ class Register(Action[InstanceInput, ImageOutput]):
                 "SnapshotId": replica.id,
                 "VolumeSize": replica.size_gib,
                 "DeleteOnTermination": root.delete_on_termination,
-                **volume_settings(replica.facts),
+                **volume_settings(target, replica.facts),
             }
             params: Json = {
                 "Name": f"drpilot-{ctx.group.name}-{instance.key}-{ctx.point_id}-{ctx.token[:8]}"[:128],

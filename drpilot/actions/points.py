@@ -21,7 +21,7 @@ from drpilot.actions.views import (
     visible,
 )
 from drpilot.base.clock import parse_time, rfc3339
-from drpilot.domain.group import Instance, Volume
+from drpilot.domain.group import Instance, Tier, Volume
 from drpilot.domain.plain import Json
 from drpilot.domain.plan import Call
 from drpilot.domain.point import Replica
@@ -137,19 +137,25 @@ def _facts(instance: Instance, volume: Volume, snapshot: Json) -> Json:
     }
 
 
+_TAKE = "drpilot:take"
+
+
 class Capture(Action[CaptureInput, CaptureOutput]):
     """Snapshot all volumes of one instance at one instant.
 
     CreateSnapshots takes every attached volume, the root included, at the same instant (EC2 API reference,
     CreateSnapshots); it has no ClientToken, so it is alone in its step and found by its tags. A tier with `freeze`
     is frozen around the call.
+
+    A cloud without CreateSnapshots (Eucalyptus) takes one volume after the other. All of one *take* belong together:
+    only a freeze makes them one instant, and snapshots of a take that broke off are never mixed with those of the next.
     """
 
     name = "point.capture"
     summary = "snapshot all volumes of one instance at one instant"
     idempotency = Idempotency.OBSERVE
     effect = Effect.CREATE
-    permissions = ("ec2:CreateSnapshots", "ec2:CreateTags", "ec2:DescribeSnapshots")
+    permissions = ("ec2:CreateSnapshots", "ec2:CreateSnapshot", "ec2:CreateTags", "ec2:DescribeSnapshots")
     at = ("source",)
     Input = CaptureInput
     Output = CaptureOutput
@@ -159,24 +165,45 @@ class Capture(Action[CaptureInput, CaptureOutput]):
         instance = instance_of(tier, given.instance)
         if freezing.left_frozen(ctx):
             freezing.thaw_left(ctx, tier, instance)
-        if instance.volumes and not self._found(ctx):
-            tags = ctx.tags(point=ctx.point_id, tier=tier.name, member=instance.key)
-            params = {
-                "InstanceSpecification": {"InstanceId": instance.id, "ExcludeBootVolume": False},
-                "Description": f"drpilot:{ctx.name}/{ctx.path}",
-                "TagSpecifications": [specification("snapshot", tags)],
-            }
-            site = ctx.site("source")
+        if instance.volumes and not self._found(ctx, instance):
             with freezing.frozen(ctx, tier, instance):
-                site.call("ec2", "CreateSnapshots", params)
+                self._take(ctx, tier, instance)
         if tier.freeze:
             # What the programs said is known to the next look, not to one of this moment.
             return Waiting({}, after_s=0.0, note="the snapshots were asked for")
         return visible(self.observe, ctx, given)
 
-    def _found(self, ctx: Context) -> list[Json]:
-        found = snapshots(ctx.site("source"), made_here(ctx))
-        return [item for item in found if item["State"] != "error"]
+    @staticmethod
+    def _take(ctx: Context, tier: Tier, instance: Instance) -> None:
+        """Ask for the snapshots: all in one call, or one call a volume, data before the root."""
+        site = ctx.site("source")
+        tags = ctx.tags(point=ctx.point_id, tier=tier.name, member=instance.key)
+        params: Json = {"Description": f"drpilot:{ctx.name}/{ctx.path}"}
+        if "ec2:CreateSnapshots" in site.capabilities:
+            params |= {
+                "InstanceSpecification": {"InstanceId": instance.id, "ExcludeBootVolume": False},
+                "TagSpecifications": [specification("snapshot", tags)],
+            }
+            site.call("ec2", "CreateSnapshots", params)
+            return
+        params["TagSpecifications"] = [
+            specification("snapshot", tags | {_TAKE: f"{ctx.clock.now():%H%M%S%f}"})
+        ]
+        for volume in sorted(instance.volumes, key=lambda volume: volume.root):
+            site.call("ec2", "CreateSnapshot", {**params, "VolumeId": volume.id})
+
+    @staticmethod
+    def _found(ctx: Context, instance: Instance) -> dict[str, Json]:
+        """The snapshots of the newest whole take, by volume; empty where none is whole."""
+        takes: dict[str, dict[str, Json]] = {}
+        for item in snapshots(ctx.site("source"), made_here(ctx)):
+            if item["State"] != "error":
+                takes.setdefault(tags_of(item).get(_TAKE, ""), {})[item["VolumeId"]] = item
+        wanted = {volume.id for volume in instance.volumes}
+        whole = [found for found in takes.values() if wanted <= set(found)]
+        return max(
+            whole, key=lambda found: max(moment(item["StartTime"]) for item in found.values()), default={}
+        )
 
     def observe(self, ctx: Context, given: CaptureInput) -> Answer[CaptureOutput]:
         tier = tier_of(ctx, given.tier)
@@ -185,12 +212,18 @@ class Capture(Action[CaptureInput, CaptureOutput]):
             return Done(CaptureOutput(snapshots={}, captured_at=rfc3339(ctx.intended_at)))
         if freezing.left_frozen(ctx):
             return Unseen(True, f"{instance.key} may still be frozen")
-        every = snapshots(ctx.site("source"), made_here(ctx))
-        found = {item["VolumeId"]: item for item in every if item["State"] != "error"}
-        if any(tags_of(item).get("drpilot:attempt") == ctx.token for item in every) and not found:
-            raise StepFailed(FailureClass.TRANSIENT, f"the snapshots of {instance.key} ended in state error")
-        lacking = [volume.device for volume in instance.volumes if volume.id not in found]
-        if lacking:
+        found = self._found(ctx, instance)
+        if not found:
+            every = snapshots(ctx.site("source"), made_here(ctx))
+            if any(
+                tags_of(item).get("drpilot:attempt") == ctx.token and item["State"] == "error"
+                for item in every
+            ):
+                raise StepFailed(FailureClass.TRANSIENT, f"snapshots of {instance.key} ended in state error")
+            seen = {item["VolumeId"] for item in every}
+            lacking = [volume.device for volume in instance.volumes if volume.id not in seen] or [
+                "all of one take"
+            ]
             return Unseen(False, f"no snapshot of {instance.key} {', '.join(lacking)} with this step's tags")
         if any(item["State"] != "completed" for item in found.values()):
             return Waiting({}, after_s=5.0, progress=_progress(list(found.values())))
@@ -205,18 +238,30 @@ class Capture(Action[CaptureInput, CaptureOutput]):
                 "id": "",
                 "size_gib": int(snapshot["VolumeSize"]),
                 "facts": _facts(instance, volume, snapshot)
-                | {"consistency": freezing.consistency(ctx, tier)},
+                | {"consistency": self._consistency(ctx, tier, instance)},
             }
             moves.append(replica_move(ctx, ("snapshot", volume.key), "captured", data))
         output = CaptureOutput(snapshots=ids, captured_at=rfc3339(min(times)))
-        return Done(output, tuple(moves), warning=self._warning(ctx, instance, found))
+        return Done(output, tuple(moves), warning=self._warning(ctx, tier, instance, found))
 
     @staticmethod
-    def _warning(ctx: Context, instance: Instance, found: dict[str, Any]) -> str:
+    def _consistency(ctx: Context, tier: Tier, instance: Instance) -> str:
+        """`application` under a freeze that held; `crash` where all volumes were taken at one instant; else `volume`:
+        each volume is as after a power cut, but not all of them at the same moment.
+        """
+        kind = freezing.consistency(ctx, tier)
+        apart = len(instance.volumes) > 1 and "ec2:CreateSnapshots" not in ctx.site("source").capabilities
+        return "volume" if kind == "crash" and apart else kind
+
+    def _warning(self, ctx: Context, tier: Tier, instance: Instance, found: dict[str, Any]) -> str:
         known = {volume.id for volume in instance.volumes}
         said = [freezing.said(ctx)] if freezing.said(ctx) else []
         if set(found) - known:
             said.append(f"{instance.key} has volumes the group does not know; replicate again to carry them")
+        if self._consistency(ctx, tier, instance) == "volume":
+            said.append(
+                f"{ctx.source} takes the volumes of {instance.key} one after the other: give tier {tier.name} `freeze`"
+            )
         return "; ".join(said)
 
 

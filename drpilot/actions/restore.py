@@ -174,7 +174,7 @@ class Restore(Action[RestoreInput, VolumesOutput]):
                 "SnapshotId": replica.id,
                 "AvailabilityZone": zone,
                 "Size": replica.size_gib,
-                **volume_settings(replica.facts),
+                **volume_settings(site, replica.facts),
                 "TagSpecifications": [specification("volume", tags)],
             }
             site.call("ec2", "CreateVolume", params, token=ctx.sub(key))

@@ -188,7 +188,7 @@ class Build(Action[TierInput, StandbyOutput]):
         root = first(volume for volume in instance.volumes if volume.root)
         if root is not None:
             facts = {"type": root.type, "iops": root.iops, "throughput": root.throughput}
-            ebs: Json = {**volume_settings(facts), "DeleteOnTermination": True}
+            ebs: Json = {**volume_settings(ctx.site("target"), facts), "DeleteOnTermination": True}
             params["BlockDeviceMappings"] = [{"DeviceName": instance.root_device, "Ebs": ebs}]
         return params
 

@@ -259,6 +259,7 @@ AWS = Dialect(
             "ec2:CreateVolume:token",
             "ec2:ImportVolume",
             "ec2:RegisterImage",
+            "ec2:volume-types",
             "elb",
             "elbv2",
             "ena",

@@ -22,6 +22,7 @@ __all__ = [
     "Retention",
     "ScalingGroup",
     "Selector",
+    "Staging",
     "StandbySize",
     "Tier",
     "Traffic",
@@ -240,6 +241,19 @@ class Traffic:
 
 
 @dataclass(frozen=True, slots=True)
+class Staging:
+    """Where bytes lie between two clouds that can't copy by themselves, and the machine that reads them.
+
+    `bucket` is made by drpilot where it is not there; empty: named after the group. `mover_image` is the image of a
+    mover on the site that has no EBS direct; empty: the account's image named `drpilot-mover`.
+    """
+
+    bucket: str = ""
+    mover_image: str = ""
+    mover_type: str = "m1.small"
+
+
+@dataclass(frozen=True, slots=True)
 class Group:
     """A group as its file says, with the members found on the active side once discovered."""
 
@@ -257,6 +271,7 @@ class Group:
     fence: tuple[str, ...] = ("traffic", "scale", "stop", "deny")
     cooldown_s: float = 3600.0
     tag: str | None = None
+    staging: Staging = Staging()
 
     def other(self, site: str) -> str:
         """The other of the two sites."""

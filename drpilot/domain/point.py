@@ -56,11 +56,14 @@ class RecoveryPoint:
 
     @property
     def consistency(self) -> str:
-        """`application` if every volume's application was frozen for its snapshot, else `crash`: as after a power cut.
+        """`application` if every volume's application was frozen for its snapshot, else `crash`: as after a power cut;
+        `volume` if that is true only of each volume by itself, not of all volumes of a machine at one moment.
 
         Empty for a point without volumes.
         """
         found = {item.facts.get("consistency", "crash") for item in self.replicas if item.kind == "snapshot"}
+        if "volume" in found:
+            return "volume"
         return "" if not found else "application" if found == {"application"} else "crash"
 
     def replica(self, member: str, kind: str) -> Replica:

@@ -7,15 +7,16 @@ cloud-neutral resource classes.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
+from pathlib import Path
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
-from drpilot.base.clock import Clock
+from drpilot.base.clock import Chance, Clock
 from drpilot.domain.fence import Claim
 from drpilot.domain.group import Group
 from drpilot.domain.plain import Json
@@ -39,6 +40,7 @@ __all__ = [
     "Stale",
     "StandbyView",
     "StepFailed",
+    "Transfers",
     "Unseen",
     "Waiting",
     "Witness",
@@ -153,6 +155,17 @@ class BlockPlane(Protocol):
 
     def close(self) -> None:
         """Close what the channels share."""
+
+
+@dataclass(frozen=True, slots=True)
+class Transfers:
+    """What an action that carries bytes itself needs beside the sites: the blocks of a site by its name, the folder
+    of what a transfer must remember to go on after it was killed, and chance for its pauses.
+    """
+
+    plane: Callable[[str], BlockPlane]
+    folder: Path
+    chance: Chance
 
 
 class Stale(Exception):
@@ -313,6 +326,10 @@ class Context(Protocol):
 
     def witness(self) -> Witness:
         """The third place."""
+
+    @property
+    def transfers(self) -> Transfers:
+        """What carries bytes through this process."""
 
     def sub(self, name: str) -> str:
         """A token for one of several calls of this attempt, pure in token and name."""

@@ -8,13 +8,14 @@ from datetime import datetime
 from typing import Any, cast
 
 from drpilot.base.clock import Clock
+from drpilot.base.errors import invariant
 from drpilot.base.ids import digest
 from drpilot.domain.fence import Claim
 from drpilot.domain.group import Group
 from drpilot.domain.operations import is_reading
 from drpilot.domain.plan import Proposal
 from drpilot.domain.point import RecoveryPoint
-from drpilot.domain.ports import Site, StandbyView, Witness
+from drpilot.domain.ports import Site, StandbyView, Transfers, Witness
 from drpilot.domain.run import AttemptView, RunView, StepView
 from drpilot.journal.journal import Journal
 
@@ -30,6 +31,7 @@ class World:
     settle_s: float = (
         2.0  # how long a fresh resource may stay invisible: EC2's reads are eventually consistent
     )
+    transfers: Transfers | None = None
 
 
 @dataclass(slots=True)
@@ -146,6 +148,12 @@ class StepContext:
 
     def sub(self, name: str) -> str:
         return digest([self.token, name])[:32]
+
+    @property
+    def transfers(self) -> Transfers:
+        invariant(self.world.transfers is not None, "this world carries no bytes")
+        assert self.world.transfers is not None
+        return self.world.transfers
 
     def tags(self, **extra: str) -> dict[str, str]:
         tags = {

@@ -35,6 +35,7 @@ from drpilot.domain.group import (
     Objectives,
     Retention,
     Selector,
+    Staging,
     StandbySize,
     Tier,
     Traffic,
@@ -71,6 +72,14 @@ def _positive(seconds: float) -> float:
 def _partner(text: str) -> str:
     if not text.strip():
         raise ValueError("has no partner yet; name what it becomes on the other site")
+    return text
+
+
+def _bucket(text: str) -> str:
+    if not re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", text):
+        raise ValueError(
+            f"{text[:70]!r} is no name of a bucket; write 3 to 63 small letters, digits, dots, hyphens"
+        )
     return text
 
 
@@ -231,6 +240,20 @@ class TrafficModel(DocumentModel):
     ttl: Annotated[Integer, Field(ge=1, le=86_400)] = 60
 
 
+class MoverModel(DocumentModel):
+    """The machine that reads snapshots where a cloud gives them to nobody."""
+
+    image: Word | None = None
+    type: Word = "m1.small"
+
+
+class StagingModel(DocumentModel):
+    """Where bytes lie between two unlike clouds."""
+
+    bucket: Annotated[str, AfterValidator(_bucket)] | None = None
+    mover: MoverModel = MoverModel()
+
+
 class GroupModel(DocumentModel):
     """The whole group file."""
 
@@ -248,6 +271,7 @@ class GroupModel(DocumentModel):
     fence: Annotated[tuple[Rung, ...], Field(min_length=1)] = ("traffic", "scale", "stop", "deny")
     cooldown: Duration = 3600.0
     tag: Tag | None = None
+    staging: StagingModel = StagingModel()
 
 
 # -- reading ---------------------------------------------------------------------------------------
@@ -405,7 +429,12 @@ def _group(model: GroupModel) -> Group:
         fence=tuple(model.fence),
         cooldown_s=model.cooldown,
         tag=model.tag,
+        staging=_staging(model.staging),
     )
+
+
+def _staging(model: StagingModel) -> Staging:
+    return Staging(model.bucket or "", model.mover.image or "", model.mover.type)
 
 
 def _traffic(model: TrafficModel) -> Traffic:

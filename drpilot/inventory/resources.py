@@ -222,6 +222,8 @@ def _volumes(site: Site, raw: Sequence[Json]) -> dict[str, Json]:
             "ec2", "DescribeVolumes", {"Filters": [{"Name": "volume-id", "Values": chunk}]}
         ):
             found |= {volume["VolumeId"]: volume for volume in page.get("Volumes") or ()}
+    if "ec2:volume-types" not in site.capabilities:  # its one type says nothing to the other cloud
+        return {key: {**volume, "VolumeType": ""} for key, volume in found.items()}
     return found
 
 

@@ -1,7 +1,8 @@
 """A runbook and a group made into a plan: a fixed DAG in topological order, or findings at file:line:column.
 
 What is known before the run is decided here: `foreach` is unrolled, expressions over group, source, target,
-point and run become values, conditions on them become steps that are left out and say so (`when: "false"`).
+point, path and run become values, conditions on them become steps that are left out and say so (`when: "false"`);
+a whole list of steps with such a condition is not in the plan at all.
 Expressions over the outputs of earlier steps stay as text and are resolved when a step's intent is made.
 """
 
@@ -61,7 +62,7 @@ def check(text: str, file: str, facts: CompileFacts, catalogue: Mapping[str, Act
 
 
 def context_of(facts: CompileFacts) -> dict[str, Any]:
-    """What every expression of a run sees: `group`, `source`, `target`, `point` and `run`."""
+    """What every expression of a run sees: `group`, `source`, `target`, `point`, `path` and `run`."""
     run = {
         "name": facts.name,
         "mode": facts.mode,
@@ -74,6 +75,7 @@ def context_of(facts: CompileFacts) -> dict[str, Any]:
         "source": facts.source,
         "target": facts.target,
         "point": facts.point,
+        "path": to_plain(facts.data_path),
         "run": run,
     }
 

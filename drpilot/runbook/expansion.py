@@ -106,6 +106,8 @@ class Expansion:
             self._conditions(element, outer)
             if raw.steps is None:
                 self.count += 1
+            elif element.left_out:
+                continue  # a list whose condition is known to be false adds nothing to the plan
             elif raw.foreach is None:
                 inner = Block(element)
                 element.blocks.append(

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 from drpilot.base.document import Loaded, closest
 from drpilot.base.errors import DrpilotError, Finding
 from drpilot.domain.group import Group
+from drpilot.domain.path import COPY, Path
 from drpilot.domain.ports import Action
 from drpilot.runbook.expression import OPEN, uses
 from drpilot.runbook.language import Foreach, Runbook, Step
@@ -31,7 +32,7 @@ __all__ = [
     "texts",
 ]
 
-ALWAYS_THERE = ("group", "source", "target", "point", "run")
+ALWAYS_THERE = ("group", "source", "target", "point", "path", "run")
 Place = tuple[str | int, ...]
 
 _MOVES = ("failover", "switchover")
@@ -73,7 +74,7 @@ class CompileFacts:
     """What a plan is made for: the group with its members, direction, point, mode and lane.
 
     `name` is the run's name where it is known already; `point` is a point's id, empty where the mode needs
-    none. `slots` says of each site how much long work of a kind it does at once.
+    none. `slots` says of each site how much long work of a kind it does at once, `data_path` how bytes get across.
     """
 
     group: Group
@@ -86,6 +87,7 @@ class CompileFacts:
     reason: str = ""
     drill: bool = False
     slots: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    data_path: Path = COPY
 
 
 class Later(str):

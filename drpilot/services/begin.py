@@ -17,6 +17,7 @@ from drpilot.base.errors import DrpilotError
 from drpilot.base.units import ceiling_duration, format_duration
 from drpilot.domain.fence import Verdict
 from drpilot.domain.group import Group, Tier
+from drpilot.domain.path import path_between
 from drpilot.domain.plain import to_plain
 from drpilot.domain.plan import Approval, Plan, Proposal, Sight
 from drpilot.domain.point import RecoveryPoint, choose, lag_s, loss_s
@@ -235,7 +236,16 @@ def _point(house: House, view: GroupView, mode: Mode, asking: Asking, target: st
 def _plan(house: House, mode: Mode, group: Group, route: tuple[str, str], point: str) -> Plan:
     text, file = shipped(mode.runbook)
     slots = {site: house.slots(site) for site in route}
-    facts = CompileFacts(group, mode.name, mode.lane, *route, point, drill=mode.isolated, slots=slots)
+    facts = CompileFacts(
+        group,
+        mode.name,
+        mode.lane,
+        *route,
+        point,
+        drill=mode.isolated,
+        slots=slots,
+        data_path=path_between(*(house.able(site) for site in route)),
+    )
     return compile(text, file, facts, action_facts(house))
 
 

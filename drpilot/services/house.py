@@ -16,7 +16,7 @@ from drpilot.engine.drive import Driver
 from drpilot.inventory.configuration import Configuration
 from drpilot.journal.journal import Journal
 
-__all__ = ["SPOKEN", "House", "Look", "Prober", "unlimited", "untold"]
+__all__ = ["SPOKEN", "House", "Look", "Prober", "unlimited", "untold", "untried"]
 
 SPOKEN = ("credentials", "wrong-account", "denied")
 """Refusals that a site itself has said: a sign of life."""
@@ -31,6 +31,11 @@ def untold(error: CloudError) -> DrpilotError:
 def unlimited(site: str) -> Mapping[str, int]:
     """How much long work of each kind a site does at once, where nobody knows; wiring does."""
     return {}
+
+
+def untried(site: str) -> frozenset[str]:
+    """What a site can do, where nobody knows: what two clouds that copy by themselves can; wiring knows better."""
+    return frozenset({"ec2:CopySnapshot", "ec2:CopyImage", "ebs"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +86,7 @@ class House:
     lab: bool = False
     told: Callable[[CloudError], DrpilotError] = untold
     slots: Callable[[str], Mapping[str, int]] = unlimited
+    able: Callable[[str], frozenset[str]] = untried
     pulse: Callable[[], None] = lambda: None
     stop: threading.Event = field(default_factory=threading.Event)
     parallel: int = 16

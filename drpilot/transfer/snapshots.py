@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from drpilot.base.clock import Clock
@@ -160,12 +160,13 @@ class _SnapshotReader:
 @dataclass(frozen=True, slots=True)
 class NewSnapshot:
     """The snapshot to be made. `parent` is the id of one on the same site whose blocks it begins with; `source` goes
-    into its tags.
+    into its tags, beside `tags`.
     """
 
     description: str = ""
     parent: str | None = None
     source: str = ""
+    tags: Mapping[str, str] = field(default_factory=dict)
 
 
 class SnapshotSink:
@@ -211,11 +212,12 @@ class SnapshotSink:
                 raise Gone(f"{known} is {found['State'] if found else 'gone'}")
             self._name(known)
             return dict(state)
+        tags = {"drpilot:source": self._wanted.source[-_TAG_CHARACTERS:], **self._wanted.tags}
         given: Json = {
             "VolumeSize": -(-size_bytes // GIB),
             "Timeout": _TIMEOUT_MINUTES,
             "Description": self._wanted.description,
-            "Tags": [{"Key": "drpilot:source", "Value": self._wanted.source[-_TAG_CHARACTERS:]}],
+            "Tags": [{"Key": key, "Value": value} for key, value in sorted(tags.items())],
         }
         if self._wanted.parent is not None:
             given["ParentSnapshotId"] = self._wanted.parent

@@ -63,7 +63,9 @@ def part_name(folder: str, index: int) -> str:
 class Shelf(Protocol):
     """Objects below a prefix, by name. `get` and `put` raise CloudError; a second `put` replaces the first."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """The place as people write it."""
 
     def get(self, name: str, span: tuple[int, int] | None = None) -> bytes | None:
         """An object's bytes, or those of `span` (first, last, both included); None where there is no such object."""
@@ -71,8 +73,8 @@ class Shelf(Protocol):
     def put(self, name: str, data: bytes | bytearray) -> None:
         """Write an object; it is whole or not there."""
 
-    def names(self, folder: str) -> frozenset[str]:
-        """The names that lie in a folder, where they can be listed; empty where not."""
+    def names(self, folder: str) -> frozenset[str] | None:
+        """The names that lie in a folder; None where they can't be listed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +211,16 @@ def _grouped(pieces: Iterator[Piece], parts: int) -> Iterator[_Group]:
         yield _Group(empty, ())
 
 
+def _kept(shelf: Shelf, base: Staged | None) -> frozenset[str] | None:
+    """The parts of the base that are there; None where that can't be told, or there is no base."""
+    if base is None:
+        return None
+    listed = [shelf.names(folder) for folder in dict.fromkeys(base.folders) if folder]
+    return (
+        None if None in listed else frozenset[str]().union(*(names for names in listed if names is not None))
+    )
+
+
 class _Work:
     """One try of a staging."""
 
@@ -216,11 +228,15 @@ class _Work:
         if base is not None and base.block_map.size_bytes > source.size_bytes:
             base = None  # volumes don't shrink; whatever this is, it is no earlier state
         self._source, self._shelf, self._snapshot, self._base = source, shelf, snapshot, base
-        self.listing: Listing = source.list(base.block_map if base is not None else None)
-        self.block_map = BlockMap(source.size_bytes, {"source": source.name})
+        facts = {"source": source.name, **({"base": base.snapshot} if base is not None else {})}
+        self.block_map = BlockMap(source.size_bytes, facts)
         self.tally = Staging(-(-source.size_bytes // PART_BYTES))
         self.folders = [""] * self.tally.parts
-        self._there = shelf.names(snapshot)
+        self._there = shelf.names(snapshot) or frozenset[str]()
+        self._kept = _kept(shelf, base)
+        # Only what changed is listed where all the rest can be taken from the base.
+        whole = base is not None and all(self._lies(base, index) for index in range(base.parts))
+        self.listing: Listing = source.list(base.block_map if base is not None and whole else None)
 
     def carry(self, group: _Group) -> _Part:
         """One part, in a thread of its own."""
@@ -269,9 +285,16 @@ class _Work:
         first, last = base.span(index)
         return last - first + 1 == self._length(index)
 
+    def _lies(self, base: Staged, index: int) -> bool:
+        """Whether a part of the base is there, as far as that can be told."""
+        folder = base.folders[index]
+        return not folder or self._kept is None or part_name(folder, index) in self._kept
+
     def _held(self, index: int, count: int) -> tuple[str, tuple[bytes | None, ...]] | None:
         """Folder and digests of a part as the base has it."""
         if self._base is None or index >= self._base.parts:
+            return None
+        if not self._lies(self._base, index):
             return None
         first = index * PART_BLOCKS
         return self._base.folders[index], tuple(self._base.block_map[first + place] for place in range(count))
@@ -289,7 +312,8 @@ class _Work:
         if self.listing.partial and held is not None and any(held[1]):
             assert self._base is not None
             before = self._shelf.get(self._base.object_of(group.index))
-            if before is None or _digests(before)[: len(held[1])] != held[1]:
+            found = () if before is None else _digests(before)
+            if before is None or found + (None,) * (len(held[1]) - len(found)) != held[1]:
                 name = f"{self._shelf.name}/{self._base.object_of(group.index)}"
                 raise DrpilotError(
                     "block-corrupt", name=name, index=group.index, why="it is not what its map says"

@@ -164,6 +164,7 @@ def test_undo_names_an_action_and_an_input_it_takes() -> None:
     given = {
         "epoch.claim": ({}, {"epoch": 2, "active": "away"}),
         "fence.apply": ({"site": "source"}, {"site": "home", "verdict": "fenced", "rungs": []}),
+        "mover.run": ({"tier": "db", "instance": "x"}, {"snapshots": {"x/dev/sdf": "snap-1"}}),
         "point.request": ({}, {"point": "p", "source": "home", "site": "away"}),
         "point.restore": ({"tier": "db", "point": "p"}, {"tier": "db"}),
         "standby.address": (
@@ -174,6 +175,7 @@ def test_undo_names_an_action_and_an_input_it_takes() -> None:
         "standby.detach": ({"tier": "db"}, {"tier": "db"}),
         "standby.grow": ({"tier": "db"}, {"tier": "db"}),
         "traffic.switch": ({}, {"name": "shop.example.org", "to": "away"}),
+        "volume.import": ({"tier": "db", "member": "x/dev/sdf"}, {"volume": "vol-1"}),
         "writers.stop": ({"tier": "db"}, {"tier": "db", "instances": ["i-1"]}),
     }
     for name, (inputs, output) in given.items():

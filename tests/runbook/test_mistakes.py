@@ -54,7 +54,7 @@ MISTAKES: list[tuple[list[str], list[str]]] = [
     ([WITH + "volumes: [a, {}]}}"], ["5:63: action check.tier: volumes.1: input should be a valid string"]),
     ([WITH + "count: '${{ group.name }}'}}"], ["5:50: action check.tier: count: input should be a valid integer, unable to parse string as an integer"]),
     ([WITH + "point: '${{ run.pont }}'}}"], ["5:50: expression '${{ run.pont }}': run has no 'pont' (did you mean 'point'?); it has: name, mode, drill, point, reason"]),
-    ([WITH + "point: '${{ tear }}'}}"], ["5:50: unknown name 'tear' in an expression (did you mean 'target'?); known: group, source, target, point, run, steps"]),
+    ([WITH + "point: '${{ tear }}'}}"], ["5:50: unknown name 'tear' in an expression (did you mean 'target'?); known: group, source, target, point, path, run, steps"]),
     ([WITH + "point: '${{ run.point'}}"], ["5:50: expression '${{ run.point': has no closing }}"]),
     ([WITH + "point: '${{ steps.c.output.free }}'}}", "{id: c, action: check.target}"], ["5:50: steps.c.output.free: step c may not have run: it is not among what b needs"]),
     ([WITH + "point: '${{ steps.b.output.address }}'}}"], ["5:50: steps.b.output.address: a step can't look at its own output"]),

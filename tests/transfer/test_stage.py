@@ -110,7 +110,7 @@ def image(blocks: dict[int, int], size_bytes: int) -> bytes:
 
 
 SIZES = st.sampled_from(
-    [BLOCK_BYTES, PART_BYTES, PART_BYTES + BLOCK_BYTES, 4 * PART_BYTES, 4 * PART_BYTES - 5 * BLOCK_BYTES]
+    [BLOCK_BYTES, PART_BYTES, PART_BYTES + BLOCK_BYTES, 2 * PART_BYTES, 2 * PART_BYTES - 5 * BLOCK_BYTES]
 )
 
 
@@ -170,6 +170,26 @@ def test_an_interrupted_staging_goes_on_without_reading_the_source_again() -> No
     assert whole(shelf, "one") == image(blocks, size_bytes)
     assert tally.parts_written == 3
     assert len(source.reads) == 3 * PART_BLOCKS
+
+
+def test_a_base_whose_part_is_gone_is_read_again() -> None:
+    """A part of the base that was deleted is written anew from the source, and nothing of the volume is lost."""
+    blocks = {index: 1 + index % 3 for index in range(3 * PART_BLOCKS)}
+    shelf, size_bytes = MemoryShelf(), 3 * PART_BYTES
+    base, _ = stage(MemorySource(blocks, size_bytes), shelf, "one")
+    del shelf.objects[part_name("one", 1)]
+    staged, tally = stage(MemorySource(blocks | {45: 9}, size_bytes), shelf, "two", base)
+    assert whole(shelf, "two") == image(blocks | {45: 9}, size_bytes)
+    assert (tally.parts_written, staged.folders) == (2, ("one", "two", "two"))
+
+
+def test_a_volume_that_grew_keeps_what_it_had() -> None:
+    """The short last part of the base is carried on into a longer one."""
+    blocks = {index: 1 + index % 3 for index in range(PART_BLOCKS + 5)}
+    shelf = MemoryShelf()
+    base, _ = stage(MemorySource(blocks, PART_BYTES + 5 * BLOCK_BYTES), shelf, "one")
+    stage(MemorySource(blocks | {30: 9}, 2 * PART_BYTES), shelf, "two", base)
+    assert whole(shelf, "two") == image(blocks | {30: 9}, 2 * PART_BYTES)
 
 
 def test_a_damaged_base_is_not_built_upon() -> None:

@@ -1,0 +1,310 @@
+"""A mover: a small machine beside snapshots that no API reads, launched for one step and ended after it.
+
+Eucalyptus gives the bytes of a snapshot to nobody but a machine of its own, so the snapshots are attached to one in
+the create call itself (a block device mapping makes the volumes and deletes them with the machine). Its user data
+names one presigned URL, behind which the job lies (formats/moverjob.py): it writes what changed onto the stage and
+powers itself off. It has no keys, and nobody logs in to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+
+from drpilot.actions.members import instance_of, scaling_of, tier_of
+from drpilot.actions.staging import Cargo, base_on_target, bucket_of, cargo_of, pace_of, shelf_of, stage_site
+from drpilot.actions.views import (
+    first,
+    images,
+    instances,
+    made_here,
+    specification,
+    tag_list,
+    tagged,
+    tags_of,
+    visible,
+)
+from drpilot.base.errors import DrpilotError
+from drpilot.domain.group import Instance
+from drpilot.domain.plain import Json
+from drpilot.domain.plan import Call
+from drpilot.domain.ports import (
+    Action,
+    Answer,
+    Context,
+    Done,
+    Effect,
+    FailureClass,
+    Idempotency,
+    Model,
+    Site,
+    StepFailed,
+    Unseen,
+    Waiting,
+)
+from drpilot.formats.moverjob import JobBase, JobVolume, MoverJob, MoverStatus, read_status, write_job
+from drpilot.transfer.shelf import BucketShelf
+from drpilot.transfer.stage import MAP_NAME, PART_BYTES, Staged, part_name, read_staged
+
+__all__ = ["End", "Run"]
+
+IMAGE_NAME = "drpilot-mover"
+_VALID_S = 2 * 86_400
+_GIB = 1 << 30
+_DEVICES = tuple(f"/dev/sd{letter}" for letter in "fghijklmnopqrstuvwxyz")
+_ENDED = ("terminated", "shutting-down", "stopped", "stopping")
+
+
+class MoverInput(Model):
+    """A member instance of a tier, all of whose volumes are read; empty: the image of the tier's scaling group."""
+
+    tier: str
+    instance: str = ""
+
+
+class MoverOutput(Model):
+    """The snapshots that lie on the stage now."""
+
+    snapshots: dict[str, str]
+
+
+def _cargoes(ctx: Context, given: MoverInput) -> list[Cargo]:
+    tier = tier_of(ctx, given.tier)
+    if not given.instance:
+        return [cargo_of(ctx, given.tier, scaling_of(tier).key)]
+    return [cargo_of(ctx, given.tier, volume.key) for volume in instance_of(tier, given.instance).volumes]
+
+
+def _member(ctx: Context, given: MoverInput) -> str:
+    return given.instance or scaling_of(tier_of(ctx, given.tier)).key
+
+
+def _shelf(ctx: Context, given: MoverInput) -> BucketShelf:
+    """Where the job and the status of this mover lie."""
+    return BucketShelf(stage_site(ctx), bucket_of(ctx), f"{ctx.group.name}/movers/{ctx.token}", pace_of(ctx))
+
+
+class Run(Action[MoverInput, MoverOutput]):
+    """Launch a mover with the snapshots attached, and wait until each of them is staged.
+
+    RunInstances takes a ClientToken; the job is written again under the same name before it, with fresh URLs, so that a
+    mover that is there is looked for first.
+    """
+
+    name = "mover.run"
+    summary = "stage snapshots by a machine on the source that has them attached"
+    idempotency = Idempotency.TOKEN
+    effect = Effect.CREATE
+    permissions = (
+        "ec2:RunInstances",
+        "ec2:CreateTags",
+        "ec2:DescribeImages",
+        "ec2:DescribeInstances",
+        "ec2:DescribeSnapshots",
+        "s3:GetObject",
+        "s3:PutObject",
+    )
+    at = ("source", "target")
+    Input = MoverInput
+    Output = MoverOutput
+
+    def start(self, ctx: Context, given: MoverInput) -> Answer[MoverOutput]:
+        cargoes = _cargoes(ctx, given)
+        missing = [cargo for cargo in cargoes if _staged(ctx, cargo) is None]
+        machine = _machine(ctx)
+        if machine is not None and not _of(machine, ctx):
+            marks = {"Resources": [machine["InstanceId"]], "Tags": tag_list(self._tags(ctx, given))}
+            ctx.site("source").call("ec2", "CreateTags", marks)
+        elif missing and machine is None:
+            if len(missing) > len(_DEVICES):
+                text = f"{given.instance} has {len(missing)} volumes, a mover reads {len(_DEVICES)}"
+                raise StepFailed(FailureClass.INVALID, text)
+            shelf = _shelf(ctx, given)
+            shelf.put("job", write_job(_job(ctx, shelf, missing)))
+            ctx.site("source").call(
+                "ec2", "RunInstances", self._params(ctx, given, missing), token=ctx.sub("mover")
+            )
+        return visible(self.observe, ctx, given)
+
+    @staticmethod
+    def _tags(ctx: Context, given: MoverInput) -> dict[str, str]:
+        tags = ctx.tags(point=ctx.point_id, tier=given.tier, mover=_member(ctx, given))
+        return tags | {"Name": f"{IMAGE_NAME}-{ctx.group.name}"}
+
+    @staticmethod
+    def _params(ctx: Context, given: MoverInput, cargoes: list[Cargo]) -> Json:
+        site = ctx.site("source")
+        url = _url(site, "GetObject", _shelf(ctx, given), "job")
+        devices = zip(_DEVICES, cargoes, strict=False)
+        return {
+            "ImageId": _image(ctx, site),
+            "InstanceType": ctx.group.staging.mover_type,
+            "MinCount": 1,
+            "MaxCount": 1,
+            "InstanceInitiatedShutdownBehavior": "terminate",
+            "UserData": user_data(url),
+            "BlockDeviceMappings": [
+                {"DeviceName": device, "Ebs": {"SnapshotId": cargo.snapshot, "DeleteOnTermination": True}}
+                for device, cargo in devices
+            ],
+            "TagSpecifications": [specification("instance", Run._tags(ctx, given))],
+            **_place(ctx, given, site),
+        }
+
+    def observe(self, ctx: Context, given: MoverInput) -> Answer[MoverOutput]:
+        cargoes = _cargoes(ctx, given)
+        staged = {cargo.member: _staged(ctx, cargo) for cargo in cargoes}
+        missing = [member for member, found in staged.items() if found is None]
+        if not missing:
+            return Done(MoverOutput(snapshots={cargo.member: cargo.snapshot for cargo in cargoes}))
+        machine = _machine(ctx, dead=True)
+        if machine is None:
+            return Unseen(
+                True, f"no mover of this step on {ctx.source}, and {', '.join(missing)} is not staged"
+            )
+        if not _of(machine, ctx):
+            return Unseen(True, f"mover {machine['InstanceId']} does not carry our tags yet")
+        status = self._status(ctx, given)
+        failed = [f"{one.snapshot}: {one.error}" for one in status.volumes if one.error] if status else []
+        ended = machine["State"]["Name"] in _ENDED
+        if ended or (status is not None and status.state == "failed"):
+            why = "; ".join(failed) or f"it is {machine['State']['Name']} and told nothing"
+            text = f"mover {machine['InstanceId']} left {', '.join(missing)} unstaged: {why}"
+            raise StepFailed(FailureClass.TRANSIENT, text)
+        return Waiting({"instance": machine["InstanceId"]}, after_s=15.0, progress=_progress(status))
+
+    @staticmethod
+    def _status(ctx: Context, given: MoverInput) -> MoverStatus | None:
+        data = _shelf(ctx, given).get("status")
+        if data is None:
+            return None
+        try:
+            return read_status(data, "the mover's status")
+        except DrpilotError:
+            return None  # half an answer says nothing; the maps on the stage decide
+
+    def undo(self, given: MoverInput, output: MoverOutput | None) -> Call | None:
+        return Call("mover.end", given.model_dump())
+
+
+def user_data(url: str) -> str:
+    """What a mover's image runs at its first boot: the job's URL on standard input, since others see a command line."""
+    return f"#!/bin/sh\n# drpilot mover\ndrpilot mover - <<'JOB'\n{url}\nJOB\npoweroff\n"
+
+
+def _progress(status: MoverStatus | None) -> float | None:
+    parts = sum(volume.parts for volume in status.volumes) if status is not None else 0
+    return sum(volume.done for volume in status.volumes) / parts if status is not None and parts else None
+
+
+def _staged(ctx: Context, cargo: Cargo) -> Staged | None:
+    return read_staged(shelf_of(ctx, cargo), cargo.snapshot)
+
+
+def _machine(ctx: Context, *, dead: bool = False) -> Json | None:
+    """This attempt's mover, by its tags or by its client token, where tags come after the create call."""
+    site = ctx.site("source")
+    wanted = ctx.sub("mover")
+    ours = [item for item in instances(site, made_here(ctx), dead=dead) if _of(item, ctx)]
+    by_token = [{"Name": "client-token", "Values": [wanted]}]
+    return first(ours) or first(instances(site, by_token, dead=dead))
+
+
+def _of(item: Json, ctx: Context) -> bool:
+    return tags_of(item).get("drpilot:attempt") == ctx.token
+
+
+def _image(ctx: Context, site: Site) -> str:
+    if ctx.group.staging.mover_image:
+        return ctx.group.staging.mover_image
+    found = first(images(site, [{"Name": "tag:Name", "Values": [IMAGE_NAME]}]))
+    if found is None:
+        text = f"{site.name} has no image tagged Name={IMAGE_NAME}, and the group names none (staging.mover.image)"
+        raise StepFailed(FailureClass.PRECONDITION, f"{text}; docs/howto/movers.md says how to make one")
+    return str(found["ImageId"])
+
+
+def _place(ctx: Context, given: MoverInput, site: Site) -> Json:
+    """Where the mover stands: in the subnet of the machine whose volumes it reads, or in its zone."""
+    tier = tier_of(ctx, given.tier)
+    near: Instance | None = instance_of(tier, given.instance) if given.instance else None
+    if near is None:
+        near = first(instance for other in ctx.group.tiers for instance in other.instances)
+    if near is not None and near.subnet and "vpc" in site.capabilities:
+        return {"SubnetId": near.subnet}
+    if near is not None and near.zone:
+        return {"Placement": {"AvailabilityZone": near.zone}}
+    subnets = scaling_of(tier).subnets if tier.scaling_group is not None else ()
+    return {"SubnetId": subnets[0]} if subnets and "vpc" in site.capabilities else {}
+
+
+def _url(site: Site, operation: str, shelf: BucketShelf, name: str) -> str:
+    return site.presigned(f"s3:{operation}", {"Bucket": shelf.bucket, "Key": shelf.key(name)}, _VALID_S)
+
+
+def _job(ctx: Context, shelf: BucketShelf, cargoes: list[Cargo]) -> MoverJob:
+    site = stage_site(ctx)
+    return MoverJob(
+        group=ctx.group.name,
+        run=ctx.name,
+        point=ctx.point_id,
+        expires_at=ctx.clock.now() + timedelta(seconds=_VALID_S),
+        volumes=tuple(_volumes(ctx, site, cargoes)),
+        status_url=_url(site, "PutObject", shelf, "status"),
+        status_get_url=_url(site, "GetObject", shelf, "status"),
+    )
+
+
+def _volumes(ctx: Context, site: Site, cargoes: list[Cargo]) -> Iterator[JobVolume]:
+    for device, cargo in zip(_DEVICES, cargoes, strict=False):
+        shelf = shelf_of(ctx, cargo)
+        base = base_on_target(ctx, cargo, shelf)
+        before = base.staged.snapshot if base is not None else ""
+        size_bytes = cargo.size_gib * _GIB
+        names = [part_name(cargo.snapshot, index) for index in range(-(-size_bytes // PART_BYTES))]
+        yield JobVolume(
+            device=device,
+            snapshot=cargo.snapshot,
+            size_bytes=size_bytes,
+            part_urls=tuple(_url(site, "PutObject", shelf, name) for name in names),
+            map_url=_url(site, "PutObject", shelf, f"{cargo.snapshot}/{MAP_NAME}"),
+            head_urls=tuple(_url(site, "HeadObject", shelf, name) for name in names),
+            base=JobBase(before, _url(site, "GetObject", shelf, f"{before}/{MAP_NAME}")) if before else None,
+        )
+
+
+class EndOutput(Model):
+    """Movers that are gone by observation."""
+
+    ended: tuple[str, ...]
+
+
+class End(Action[MoverInput, EndOutput]):
+    """Terminate the movers of a member in this run; their volumes go with them."""
+
+    name = "mover.end"
+    summary = "end the machine that staged snapshots; its volumes go with it"
+    idempotency = Idempotency.RERUN
+    effect = Effect.DESTROY
+    permissions = ("ec2:TerminateInstances", "ec2:DescribeInstances")
+    at = ("source",)
+    Input = MoverInput
+    Output = EndOutput
+
+    def start(self, ctx: Context, given: MoverInput) -> Answer[EndOutput]:
+        site = ctx.site("source")
+        left = [item["InstanceId"] for item in self._left(ctx, given, site)]
+        if left:
+            site.call("ec2", "TerminateInstances", {"InstanceIds": left})
+        return visible(self.observe, ctx, given)
+
+    @staticmethod
+    def _left(ctx: Context, given: MoverInput, site: Site) -> list[Json]:
+        mine = [{"Name": "tag:drpilot:run", "Values": [ctx.run]}, *tagged(mover=_member(ctx, given))]
+        return [item for item in instances(site, mine, dead=True) if item["State"]["Name"] != "terminated"]
+
+    def observe(self, ctx: Context, given: MoverInput) -> Answer[EndOutput]:
+        left = [item["InstanceId"] for item in self._left(ctx, given, ctx.site("source"))]
+        if left:
+            return Unseen(True, f"mover {', '.join(left)} still stands")
+        return Done(EndOutput(ended=()))
