@@ -16,6 +16,7 @@ from drpilot.actions.staging import (
     CargoInput,
     base_on_target,
     cargo_of,
+    changed_note,
     ebs_of,
     pace_of,
     shelf_of,
@@ -162,7 +163,7 @@ def _landed(ctx: Context, cargo: Cargo, snapshot: Json) -> Done[LandedOutput]:
         base = staged.block_map.facts.get("base")
         told = staged_output(staged, read_staged(shelf, base) if base else None)
         output = output.model_copy(update={"blocks": told.blocks, "changed": told.changed})
-    return Done(output, moves)
+    return Done(output, moves, note=changed_note(output.changed, output.blocks))
 
 
 _TOLD_S = 10.0
@@ -239,7 +240,7 @@ class Import(Action[CargoInput, VolumeOutput]):
             done = float(told.get("BytesConverted") or 0) / max(1, int(told["Image"]["Size"]))
             note = str(task.get("StatusMessage") or "")
             return Waiting(
-                {"task": task["ConversionTaskId"]}, after_s=10.0, progress=min(1.0, done), note=note
+                {"task": task["ConversionTaskId"]}, after_s=5.0, progress=min(1.0, done), note=note
             )
         volume = str((told.get("Volume") or {}).get("Id") or "")
         if not volume:
@@ -362,7 +363,7 @@ class Seal(Action[SealInput, LandedOutput]):
             return Unseen(False, f"no snapshot of {given.volume} with this step's tags on {ctx.target}")
         if found[0]["State"] != "completed":
             done = float(str(found[0].get("Progress") or "0%").rstrip("%") or 0) / 100
-            return Waiting({"snapshot": found[0]["SnapshotId"]}, after_s=10.0, progress=done)
+            return Waiting({"snapshot": found[0]["SnapshotId"]}, after_s=5.0, progress=done)
         return _landed(ctx, cargo, found[0])
 
 

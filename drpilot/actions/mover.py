@@ -171,7 +171,7 @@ class Run(Action[MoverInput, MoverOutput]):
             why = "; ".join(failed) or f"it is {machine['State']['Name']} and told nothing"
             text = f"mover {machine['InstanceId']} left {', '.join(missing)} unstaged: {why}"
             raise StepFailed(FailureClass.TRANSIENT, text)
-        return Waiting({"instance": machine["InstanceId"]}, after_s=15.0, progress=_progress(status))
+        return Waiting({"instance": machine["InstanceId"]}, after_s=5.0, progress=_progress(status))
 
     @staticmethod
     def _status(ctx: Context, given: MoverInput) -> MoverStatus | None:

@@ -250,6 +250,11 @@ class StagedOutput(Model):
     base: str = ""
 
 
+def changed_note(changed: int, blocks: int) -> str:
+    """What moved, in words: blocks of 512 KiB."""
+    return f"{changed} of {blocks} blocks changed"
+
+
 def staged_output(staged: Staged, base: Staged | None) -> StagedOutput:
     """What a step says of a staged cargo."""
     before = base.block_map if base is not None else BlockMap(staged.block_map.size_bytes)
@@ -304,8 +309,8 @@ class Fill(Action[CargoInput, StagedOutput]):
         if staged is None:
             return Unseen(True, f"{cargo.snapshot} is not staged completely")
         base = staged.block_map.facts.get("base")
-        before = read_staged(shelf, base) if base else None
-        return Done(staged_output(staged, before))
+        output = staged_output(staged, read_staged(shelf, base) if base else None)
+        return Done(output, note=changed_note(output.changed, output.blocks))
 
 
 _TOLD_S = 10.0

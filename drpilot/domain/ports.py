@@ -204,11 +204,14 @@ I = TypeVar("I", bound=BaseModel)
 
 @dataclass(frozen=True, slots=True)
 class Done(Generic[O]):
-    """As wanted, by observation. `warning` makes the step `warned`."""
+    """As wanted, by observation. `warning` makes the step `warned`; `note` is worth a line where all is
+    well.
+    """
 
     output: O
     moves: tuple[Move, ...] = ()
     warning: str = ""
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)

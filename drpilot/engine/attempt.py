@@ -135,7 +135,8 @@ def _done(attempt: _Attempt, given: BaseModel, done: Done[Any]) -> Outcome:
     if planned.undoes:
         undo = _own_undo(attempt, output) if planned.undo else attempt.action.undo(given, done.output)
     event = "as wanted, with a warning" if done.warning else "as wanted"
-    return attempt.outcome(event, output=output, moves=done.moves, note=done.warning, undo=undo, progress=1.0)
+    note = done.warning or done.note
+    return attempt.outcome(event, output=output, moves=done.moves, note=note, undo=undo, progress=1.0)
 
 
 def _own_undo(attempt: _Attempt, output: Json) -> Call:

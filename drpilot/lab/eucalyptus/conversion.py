@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 from urllib.parse import urlsplit
+from weakref import WeakKeyDictionary
 from xml.etree import ElementTree as ET
 
 from drpilot.base.clock import parse_time
@@ -144,7 +145,7 @@ def _cancel(cloud: Cloud, row: Row, why: str) -> None:
 
 @timer("conversion.step", locked=False)
 def conversion_step(cloud: Cloud, task_id: str, details: dict[str, Any]) -> None:
-    """Read the manifest, or fetch and write the next part."""
+    """Read the manifest, or fetch and write the next parts."""
     with cloud.lock:
         row = cloud.table(_TASKS).peek().get(task_id)
         if row is None or row["State"] != "active":
@@ -159,10 +160,12 @@ def conversion_step(cloud: Cloud, task_id: str, details: dict[str, Any]) -> None
             with cloud.transaction():
                 _take_volume(cloud, task_id, found)
             return
-        part = _Part(*parts[place])
-        data = _fetch(cloud, part.url, part.size + 1)
-        if len(data) != part.size:
-            raise _Hopeless(f"Part {place} has {len(data)} bytes, its byte range {part.size}")
+        fetched = []
+        for number, part in enumerate(_next_parts(cloud, parts, place), place):
+            data = _fetched(cloud, part)
+            if len(data) != part.size:
+                raise _Hopeless(f"Part {number} has {len(data)} bytes, its byte range {part.size}")
+            fetched.append((part, data))
     except _NotYet as problem:
         with cloud.transaction():
             _wait(cloud, task_id, str(problem))
@@ -172,7 +175,19 @@ def conversion_step(cloud: Cloud, task_id: str, details: dict[str, Any]) -> None
             _cancel(cloud, cloud.table(_TASKS)[task_id], str(problem))
         return
     with cloud.transaction():
-        _written(cloud, task_id, part, data)
+        _written(cloud, task_id, fetched)
+
+
+_RECENT: WeakKeyDictionary[Cloud, tuple[str, bytes]] = WeakKeyDictionary()
+
+
+def _fetched(cloud: Cloud, part: _Part) -> bytes:
+    """A part's bytes. Parts of zeros that follow each other are often one object: it is fetched once."""
+    url, data = _RECENT.get(cloud, ("", b""))
+    if url != part.url or len(data) != part.size:
+        data = _fetch(cloud, part.url, part.size + 1)
+        _RECENT[cloud] = (part.url, data)
+    return data
 
 
 def _fetch(cloud: Cloud, url: str, most: int) -> bytes:
@@ -258,19 +273,31 @@ def _wait(cloud: Cloud, task_id: str, why: str) -> None:
         cloud.later(1.0, "conversion.step", task_id)
 
 
-def _written(cloud: Cloud, task_id: str, part: _Part, data: bytes) -> None:
+def _next_parts(cloud: Cloud, parts: list[list[Any]], place: int) -> list[_Part]:
+    """The parts of about a second from `place` on, at least one."""
+    found = [_Part(*parts[place])]
+    for one in parts[place + 1 :]:
+        part = _Part(*one)
+        if transfer_time(cloud, sum(each.size for each in found) + part.size) > 1.0:
+            break
+        found.append(part)
+    return found
+
+
+def _written(cloud: Cloud, task_id: str, fetched: list[tuple[_Part, bytes]]) -> None:
     row = cloud.table(_TASKS)[task_id]
     if row["State"] != "active":
         return
     details = row["ImportVolume"]
     volume_id = details["Volume"]["Id"]
-    _write_sparse(cloud, volume_id, part.start, data)
-    details["BytesConverted"] += part.size
-    row.update(_next=row["_next"] + 1, _since=cloud.now())
+    for part, data in fetched:
+        _write_sparse(cloud, volume_id, part.start, data)
+        details["BytesConverted"] += part.size
+    row.update(_next=row["_next"] + len(fetched), _since=cloud.now())
     if row["_next"] < len(row["_parts"]):
         row["StatusMessage"] = f"Progress: {details['BytesConverted'] * 100 // details['Image']['Size']}%"
-        following = row["_parts"][row["_next"]]
-        cloud.later(transfer_time(cloud, following[1]), "conversion.step", task_id)
+        following = sum(part.size for part in _next_parts(cloud, row["_parts"], row["_next"]))
+        cloud.later(transfer_time(cloud, following), "conversion.step", task_id)
         return
     row["State"] = "completed"
     row.pop("StatusMessage")
