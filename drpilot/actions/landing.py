@@ -199,6 +199,7 @@ class Import(Action[CargoInput, VolumeOutput]):
     idempotency = Idempotency.OBSERVE
     effect = Effect.CREATE
     permissions = ("ec2:ImportVolume", "ec2:DescribeConversionTasks", "s3:GetObject", "s3:PutObject")
+    at = ("target", "source")
     Input = CargoInput
     Output = VolumeOutput
 
@@ -329,6 +330,7 @@ class Seal(Action[SealInput, LandedOutput]):
     idempotency = Idempotency.OBSERVE
     effect = Effect.CREATE
     permissions = ("ec2:CreateSnapshot", "ec2:CreateTags", "ec2:DescribeSnapshots")
+    at = ("target", "source")
     Input = SealInput
     Output = LandedOutput
 
@@ -439,6 +441,7 @@ class Adopt(Action[CargoInput, LandedOutput]):
     idempotency = Idempotency.PURE
     effect = Effect.NONE
     permissions = ("ec2:DescribeSnapshots",)
+    at = ("target", "source")
     Input = CargoInput
     Output = LandedOutput
 

@@ -341,12 +341,10 @@ class _Work:
 def _digests(part: bytes | bytearray) -> tuple[bytes | None, ...]:
     """The SHA-256 of each block of a part, a short last one filled up with zeros; None for zeros."""
     found: list[bytes | None] = []
-    view = memoryview(part)
     for start in range(0, len(part), BLOCK_BYTES):
-        piece = view[start : start + BLOCK_BYTES]
-        whole = piece if len(piece) == BLOCK_BYTES else memoryview(bytes(piece).ljust(BLOCK_BYTES, b"\0"))
-        digest = None if whole == ZEROS else hashlib.sha256(whole).digest()
-        found.append(digest)
+        # A copy is cheap; comparing a memoryview goes item by item.
+        whole = bytes(part[start : start + BLOCK_BYTES]).ljust(BLOCK_BYTES, b"\0")
+        found.append(None if whole == ZEROS else hashlib.sha256(whole).digest())
     return tuple(found)
 
 

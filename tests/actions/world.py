@@ -19,10 +19,12 @@ from drpilot.actions.catalogue import CATALOGUE
 from drpilot.base.clock import Chance, Clock, RealClock
 from drpilot.base.ids import digest, token
 from drpilot.base.retry import Patience
+from drpilot.clouds.blocks import SdkBlocks
 from drpilot.clouds.session import Clients, CredentialsReference, SiteSettings
 from drpilot.clouds.site import BotoSite, Ways
 from drpilot.clouds.witness import S3Witness
 from drpilot.domain.group import Group
+from drpilot.domain.path import path_between
 from drpilot.domain.plan import Call, Plan, PlannedStep, Proposal
 from drpilot.domain.point import RecoveryPoint
 from drpilot.domain.ports import (
@@ -33,6 +35,7 @@ from drpilot.domain.ports import (
     Site,
     StandbyView,
     StepFailed,
+    Transfers,
     Waiting,
 )
 from drpilot.inventory.discover import members
@@ -42,8 +45,9 @@ from drpilot.lab.cloud import Cloud
 from drpilot.lab.process import start_in_process
 from drpilot.lab.wire import attach
 from drpilot.runbook.compile import ActionFacts, CompileFacts, compile, shipped
-from drpilot.runbook.expression import resolve, scope_of
+from drpilot.runbook.expression import condition, resolve, scope_of
 from tests.actions.facts import Facts
+from tests.lab.euca_world import euca_client
 
 CLOCK = RealClock()
 LANES = {"failover": "move", "switchover": "move", "reprotect": "move", "replicate": "copy"}
@@ -109,6 +113,10 @@ class StepContext:
 
     def witness(self) -> S3Witness:
         return S3Witness(self.world.sites["edge"], BUCKET)
+
+    @property
+    def transfers(self) -> Transfers:
+        return self.world.transfers
 
     def sub(self, name: str) -> str:
         return digest([self.token, name])[:32]
@@ -188,6 +196,8 @@ class Run:
             if step.path in self.results or step.when == "false" or step.action is None:
                 continue
             if failed is not None and not step.always:
+                continue
+            if step.when is not None and not condition(step.when, scope_of(self.plan, step, self.results)):
                 continue
             try:
                 self.step(step, before)
@@ -317,9 +327,15 @@ class World:
     runs: int = 0
     calls: list[tuple[str, str, str]] = field(default_factory=list)
     kept: Any = None
+    folder: Path = Path("/nonexistent")
     strayed: set[tuple[str, str]] = field(
         default_factory=set
     )  # actions that called a site they don't name in `at`
+
+    @property
+    def transfers(self) -> Transfers:
+        """What carries bytes: botocore, since nothing listens in this process."""
+        return Transfers(lambda name: SdkBlocks(self.sites[name]), self.folder / "transfers", Chance(5))
 
     def group(self, source: str) -> Group:
         """The group with the members last seen on `source`."""
@@ -341,6 +357,7 @@ class World:
             point=point or f"point{self.runs + 1}",
             name=f"shop/{self.runs + 1}",
             drill=mode == "drill",
+            data_path=path_between(self.sites[source].capabilities, self.sites[target].capabilities),
         )
         return self.carry(mode, facts)
 
@@ -404,7 +421,7 @@ def _door(cloud: Cloud, folder: Path, calls: list[tuple[str, str, str]]) -> Boto
     keys.chmod(0o600)
     wanted = SiteSettings(
         name=settings.name,
-        cloud="aws",
+        cloud=settings.dialect,
         region=settings.region,
         account=settings.account,
         endpoints={"default": "http://127.0.0.1:9"},
@@ -441,7 +458,11 @@ class Door:
 
     def __call__(self, service: str) -> Any:
         if service not in self._made:
-            client = self._session.client(service, endpoint_url="http://127.0.0.1:9", config=self._config)
+            if self._cloud.dialect == "aws":
+                client = self._session.client(service, endpoint_url="http://127.0.0.1:9", config=self._config)
+            else:
+                key = next(iter(self._cloud.settings.keys.items()))
+                client = euca_client(self._cloud.traits.version, service, "http://127.0.0.1:9", key)
             attach(client, self._cloud)
             self._made[service] = client
         return self._made[service]
@@ -457,18 +478,24 @@ def plan(**changes: Any) -> shop.Plan:
 
 
 @contextmanager
-def opened(folder: Path, **changes: Any) -> Iterator[World]:
-    """The clouds, ticking 20 times as fast, with the shop at home; closed and off at the end."""
-    clouds = start_in_process(folder / "lab", speed=60.0, background=True)
+def opened(folder: Path, home: str = "aws", away: str = "aws", **changes: Any) -> Iterator[World]:
+    """The clouds, of these dialects, ticking 60 times as fast, with the shop at home; closed and off at the end."""
+    dialects = {"home": home, "away": away, "edge": "aws"}
+    clouds = start_in_process(folder / "lab", dialects, speed=60.0, background=True)
     try:
         doors = {name: Door(cloud, folder) for name, cloud in clouds.items()}
-        size = plan(**changes)
+        size = plan(home=home, away=away, **changes)
+        if home == "eucalyptus-3.4":
+            size = replace(size, write=clouds["home"].store.write_volume)
+            clouds["home"].tune(classic_network=size.home_network)
         built = shop.build(doors["home"], doors["edge"], size)
         prepared = shop.prepare(doors["away"], size)
         doors["edge"]("s3").create_bucket(Bucket=BUCKET)
         calls: list[tuple[str, str, str]] = []
         sites = {name: _door(cloud, folder, calls) for name, cloud in clouds.items()}
-        world = World(clouds, sites, shop.group_file(built, prepared, size), built, calls=calls)
+        world = World(
+            clouds, sites, shop.group_file(built, prepared, size), built, calls=calls, folder=folder
+        )
         world.look("home")
         yield world
     finally:

@@ -35,6 +35,7 @@ _EXPIRY = timedelta(hours=168)
 _PATIENCE_S = 300.0
 _FETCH_TIMEOUT_S = 30.0
 _MOST_MANIFEST_BYTES = 5 * 1024 * 1024
+_ZEROS = bytes(65_536)
 kind(_TASKS, "conversion-task", live=lambda row: row["State"] == "active")
 
 
@@ -306,8 +307,7 @@ def _written(cloud: Cloud, task_id: str, fetched: list[tuple[_Part, bytes]]) -> 
 
 def _write_sparse(cloud: Cloud, volume_id: str, start: int, data: bytes) -> None:
     """Write what is not zero: the volume is new, its holes read as zeros."""
-    step = 65_536
-    for at in range(0, len(data), step):
-        piece = data[at : at + step]
-        if piece.strip(b"\0"):
+    for at in range(0, len(data), len(_ZEROS)):
+        piece = data[at : at + len(_ZEROS)]
+        if piece != _ZEROS and piece.strip(b"\0"):
             cloud.store.write_volume(volume_id, start + at, piece)
