@@ -91,6 +91,16 @@ def _own(ctx: Context, tier: Tier, key: str, there: Json | None) -> Json | None:
     return first(free)
 
 
+def _kept(site: Site) -> bool:
+    """Whether an address can be marked as ours there; another would be lost with the reply of its create call."""
+    return "address-tags" in site.capabilities
+
+
+def _not_kept(ctx: Context, given: MemberInput) -> Done[AddressOutput]:
+    text = f"{ctx.target} can't keep an elastic address ahead for {given.instance}: addresses carry no tags there"
+    return Done(AddressOutput(tier=given.tier, member=given.instance, adopted=True), warning=text)
+
+
 def _output(ctx: Context, given: MemberInput, found: Json) -> AddressOutput:
     return AddressOutput(
         tier=given.tier,
@@ -118,6 +128,8 @@ class Address(Action[MemberInput, AddressOutput]):
 
     def start(self, ctx: Context, given: MemberInput) -> Answer[AddressOutput]:
         tier, site = tier_of(ctx, given.tier), ctx.site("target")
+        if not _kept(site):
+            return _not_kept(ctx, given)
         instance = instance_of(tier, given.instance)
         not_promoted(ctx, tier, ctx.target)
         if _own(ctx, tier, instance.key, member(ctx, site, tier, instance.key)) is None:
@@ -131,6 +143,8 @@ class Address(Action[MemberInput, AddressOutput]):
 
     def observe(self, ctx: Context, given: MemberInput) -> Answer[AddressOutput]:
         tier = tier_of(ctx, given.tier)
+        if not _kept(ctx.site("target")):
+            return _not_kept(ctx, given)
         found = _own(ctx, tier, given.instance, member(ctx, ctx.site("target"), tier, given.instance))
         if found is None:
             return Unseen(False, f"no address of {given.instance} with our tags on {ctx.target}")
@@ -159,6 +173,8 @@ class Bind(Action[MemberInput, AddressOutput]):
 
     def start(self, ctx: Context, given: MemberInput) -> Answer[AddressOutput]:
         tier, site = tier_of(ctx, given.tier), ctx.site("target")
+        if not _kept(site):
+            return _not_kept(ctx, given)
         not_promoted(ctx, tier, ctx.target)
         there = self._there(ctx, site, tier, given.instance)
         if bound_to(site, there) is None:
@@ -193,6 +209,8 @@ class Bind(Action[MemberInput, AddressOutput]):
 
     def observe(self, ctx: Context, given: MemberInput) -> Answer[AddressOutput]:
         tier, site = tier_of(ctx, given.tier), ctx.site("target")
+        if not _kept(site):
+            return _not_kept(ctx, given)
         there = self._there(ctx, site, tier, given.instance)
         found = bound_to(site, there)
         if found is None:

@@ -72,16 +72,20 @@ def address_in(address: str, network: Json) -> str | None:
 
 
 def group_ids(ctx: Context, site: Site, names: Iterable[str], vpc: str) -> list[str]:
-    """Ids of the partners of security groups (named or by id) in `vpc` on the target."""
+    """Ids of the partners of security groups (named or by id) in `vpc` on the target; of the whole account where it is
+    empty, on a cloud without networks.
+    """
     mapped = [ctx.group.mapping(ctx.source).security_groups.get(name, name) for name in names]
     if not mapped:
         return []
-    listed = describe(site, "DescribeSecurityGroups", "SecurityGroups", [{"Name": "vpc-id", "Values": [vpc]}])
+    filters: list[Json] = [{"Name": "vpc-id", "Values": [vpc]}] if vpc else []
+    listed = describe(site, "DescribeSecurityGroups", "SecurityGroups", filters)
     known = {group["GroupName"]: group["GroupId"] for group in listed}
     known |= {group["GroupId"]: group["GroupId"] for group in listed}
     missing = [name for name in mapped if name not in known]
     if missing:
-        text = f"security group {', '.join(missing)} is not in {vpc} on {site.name}; see map.security_groups"
+        where = f"in {vpc} on {site.name}" if vpc else f"on {site.name}"
+        text = f"security group {', '.join(missing)} is not {where}; see map.security_groups"
         raise StepFailed(FailureClass.NOT_FOUND, text)
     return [known[name] for name in mapped]
 
@@ -128,7 +132,7 @@ def volume_settings(site: Site, facts: Mapping[str, Any]) -> Json:
     """Type, IOPS and throughput of a volume as CreateVolume and a block device mapping of `site` take them; nothing
     where it has one kind of volume.
     """
-    if "ec2:volume-types" not in site.capabilities:
+    if "volume-types" not in site.capabilities:
         return {}
     kind = facts.get("type") or "gp3"
     settings: Json = {"VolumeType": kind}

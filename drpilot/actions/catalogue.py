@@ -10,6 +10,7 @@ from typing import Any
 
 from drpilot.actions import (
     addresses,
+    booting,
     checks,
     cleanup,
     completion,
@@ -62,7 +63,7 @@ CATALOGUE: dict[str, Action[Any, Any]] = _catalogue(
         completion.Close(),
         completion.Complete(),
         completion.Prove(),
-        drill.Launch(),
+        booting.Launch(),
         drill.Network(),
         drill.Rules(),
         drill.SecurityGroup(),

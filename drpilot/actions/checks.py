@@ -9,7 +9,7 @@ from pydantic import Field
 
 from drpilot.actions.addresses import address_room, bound_to
 from drpilot.actions.carry import grow_types
-from drpilot.actions.members import balancer, group_view, member
+from drpilot.actions.members import group_view, member
 from drpilot.actions.views import Nothing, Seen, describe, images, instances, snapshots, within
 from drpilot.base.errors import DrpilotError
 from drpilot.base.units import format_duration
@@ -29,6 +29,8 @@ from drpilot.domain.ports import (
     Site,
     StepFailed,
 )
+from drpilot.inventory.balancing import standing
+from drpilot.inventory.resources import lacking
 
 __all__ = ["Lag", "Source", "Target"]
 
@@ -94,7 +96,11 @@ class Target(Action[Nothing, TargetOutput]):
             checks.append(_tried(ctx, "name", lambda: _name(ctx)))
         bad = [item for item in checks if not item.ok]
         warning = ""
-        if ctx.mode != "drill" and any(item.elastic_address for t in ctx.group.tiers for item in t.instances):
+        kept = (
+            "address-tags" in site.capabilities
+        )  # elsewhere none can be kept ahead, which was said when protecting
+        addressed = any(item.elastic_address for tier in ctx.group.tiers for item in tier.instances)
+        if ctx.mode != "drill" and kept and addressed:
             # A move can go on without an address, so its lack is said and stops nobody.
             checks.append(_tried(ctx, "addresses", lambda: _addresses(ctx)))
             if not checks[-1].ok:
@@ -126,7 +132,7 @@ def _standby(ctx: Context, tier: Tier) -> tuple[bool, str, str]:
     missing = [item.key for item in tier.instances if member(ctx, site, tier, item.key) is None]
     if tier.scaling_group is not None and group_view(site, tier.scaling_group.key) is None:
         missing.append(tier.scaling_group.key)
-    if tier.load_balancer is not None and balancer(site, tier.load_balancer.key) is None:
+    if tier.load_balancer is not None and standing(site, tier.load_balancer.key) is None:
         missing.append(tier.load_balancer.key)
     return not missing, "standing", f"missing: {', '.join(missing)}" if missing else "standing"
 
@@ -142,10 +148,15 @@ def _types(ctx: Context, tier: Tier) -> tuple[bool, str, str]:
     if not names:
         return True, "no type needed", "none"
     filters: list[Json] = [{"Name": "instance-type", "Values": names}]
-    listed = describe(site, "DescribeInstanceTypeOfferings", "InstanceTypeOfferings", filters)
+    try:
+        listed = describe(site, "DescribeInstanceTypeOfferings", "InstanceTypeOfferings", filters)
+    except CloudError as error:
+        if not lacking(error):
+            raise
+        return True, ", ".join(names), f"{site.name} can't tell what it offers"
     offered = {item["InstanceType"] for item in listed}
-    lacking = [" or ".join(group) for group in wanted if not offered & set(group)]
-    return not lacking, ", ".join(names), f"not offered: {', '.join(lacking)}" if lacking else "offered"
+    absent = [" or ".join(group) for group in wanted if not offered & set(group)]
+    return not absent, ", ".join(names), f"not offered: {', '.join(absent)}" if absent else "offered"
 
 
 def _growing(ctx: Context) -> Counter[str]:

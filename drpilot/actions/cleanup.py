@@ -72,7 +72,14 @@ def _due(ctx: Context, given: CleanInput, found: Iterable[Json]) -> list[Json]:
     return due
 
 
+def _has(site: Site, operation: str) -> bool:
+    """Whether the site can have what the listing lists."""
+    return operation not in _OF_NETWORKS or "vpc" in site.capabilities
+
+
 def _listed(ctx: Context, given: CleanInput, site: Site, operation: tuple[str, str]) -> list[Json]:
+    if not _has(site, operation[0]):
+        return []
     return _due(ctx, given, describe(site, operation[0], operation[1], _mine(ctx, given)))
 
 
@@ -189,7 +196,7 @@ class Networks(Action[CleanInput, CleanOutput]):
                 try:
                     _delete(site, operation, {key: item[key]})
                 except CloudError as error:
-                    if error.code != "DependencyViolation":
+                    if error.code not in _IN_USE:
                         raise
                     raise StepFailed(FailureClass.TRANSIENT, f"{item[key]}: {error.message}") from None
         return visible(self.observe, ctx, given)
@@ -202,6 +209,8 @@ class Networks(Action[CleanInput, CleanOutput]):
         return Done(CleanOutput(site=site_name(ctx, given.site)))
 
 
+_OF_NETWORKS = ("DescribeNetworkInterfaces", "DescribeSubnets", "DescribeVpcs")
+_IN_USE = ("DependencyViolation", "InvalidGroup.InUse")
 _INVENTORY: tuple[tuple[str, str, str], ...] = (
     ("DescribeVolumes", "Volumes", "VolumeId"),
     ("DescribeSnapshots", "Snapshots", "SnapshotId"),
@@ -253,7 +262,7 @@ class Verify(Action[CleanInput, VerifyOutput]):
         if left:
             text = f"{len(left)} things are left on {site.name}: {', '.join(left)}"
             raise StepFailed(FailureClass.CONFLICT, text, data={"left": left})
-        looked = ("DescribeInstances", *(operation for operation, _, _ in _INVENTORY))
+        looked = ("DescribeInstances", *(item for item, _, _ in _INVENTORY if _has(site, item)))
         return Done(VerifyOutput(site=site_name(ctx, given.site), looked_at=looked))
 
 

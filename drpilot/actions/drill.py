@@ -1,5 +1,7 @@
-"""A drill's own world on the target: a network without a way out, and machines booted from the point in
-it.
+"""A drill's own network on the target, without a way out; what boots in it is booting.py's.
+
+A cloud without networks of one's own has only the security group: it lets nobody in but the control path, and can't
+keep anything from going out, which `check.isolation` says.
 
 Each create call without ClientToken is a step of its own (CreateVpc, CreateSubnet, CreateSecurityGroup).
 Everything carries the run's tags, `drpilot:drill` and `drpilot:expires`, and none of the application's
@@ -9,24 +11,10 @@ tags: no selector of the group ever finds it.
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Any
 
-from drpilot.actions import scaling, user_data
-from drpilot.actions.carry import grow_types, metadata_options, subnet, subnet_of, volume_settings
-from drpilot.actions.members import instance_of, member, scaling_of, tier_of
-from drpilot.actions.views import (
-    Nothing,
-    describe,
-    first,
-    instances,
-    made_here,
-    specification,
-    tagged,
-    tags_of,
-    visible,
-)
+from drpilot.actions.placing import place
+from drpilot.actions.views import Nothing, describe, first, made_here, specification, tagged, visible
 from drpilot.base.clock import rfc3339
-from drpilot.domain.group import Tier
 from drpilot.domain.plain import Json
 from drpilot.domain.ports import (
     Action,
@@ -45,17 +33,20 @@ from drpilot.domain.ports import (
 )
 
 __all__ = [
-    "Launch",
     "Network",
     "Rules",
     "SecurityGroup",
     "Subnet",
+    "control_ranges",
     "drill_group",
     "drill_network",
     "drill_tags",
+    "drilled",
+    "ranges_of",
 ]
 
 _ANYWHERE = ("0.0.0.0/0", "::/0")
+_PROTOCOLS = (("tcp", 0, 65535), ("udp", 0, 65535), ("icmp", -1, -1))
 
 
 def drill_tags(ctx: Context, **extra: str) -> dict[str, str]:
@@ -64,36 +55,49 @@ def drill_tags(ctx: Context, **extra: str) -> dict[str, str]:
     return ctx.tags(drill=ctx.name, expires=rfc3339(expires), **extra)
 
 
-def _ours(ctx: Context) -> list[Json]:
+def drilled(ctx: Context) -> list[Json]:
+    """Filters for what this run's drill has made."""
     return [{"Name": "tag:drpilot:run", "Values": [ctx.tags()["drpilot:run"]]}, *tagged(drill="")]
 
 
-def drill_network(ctx: Context) -> Json:
-    """This drill's VPC; StepFailed (precondition) where it was not made."""
-    found = first(describe(ctx.site("target"), "DescribeVpcs", "Vpcs", _ours(ctx)))
-    if found is None:
+def drill_network(ctx: Context) -> Json | None:
+    """This drill's VPC; None on a cloud without networks, StepFailed (precondition) where it was not made."""
+    site = ctx.site("target")
+    if "vpc" not in site.capabilities:
+        return None
+    found = first(describe(site, "DescribeVpcs", "Vpcs", drilled(ctx)))
+    if found is None and _mirrored(ctx) is not None:
         raise StepFailed(FailureClass.PRECONDITION, "this drill has no network of its own")
     return found
 
 
 def drill_group(ctx: Context) -> Json:
     """This drill's security group; StepFailed (precondition) where it was not made."""
-    found = first(describe(ctx.site("target"), "DescribeSecurityGroups", "SecurityGroups", _ours(ctx)))
+    found = first(describe(ctx.site("target"), "DescribeSecurityGroups", "SecurityGroups", drilled(ctx)))
     if found is None:
         raise StepFailed(FailureClass.PRECONDITION, "this drill has no security group of its own")
     return found
 
 
-def _mirrored(ctx: Context) -> Json:
-    """The target's VPC that the group's members are mapped into."""
-    sources = [item.subnet for tier in ctx.group.tiers for item in tier.instances]
-    sources += [item for tier in ctx.group.tiers if tier.scaling_group for item in tier.scaling_group.subnets]
-    if not sources:
-        raise StepFailed(
-            FailureClass.INVALID, "the group has no member in a subnet, so there is nothing to drill"
-        )
-    site = ctx.site("target")
-    vpc = subnet_of(site, subnet(ctx, sources[0]))["VpcId"]
+def _ground(ctx: Context) -> tuple[str, str]:
+    """VPC and zone on the target that the group's first member is mapped into; no VPC on a cloud without networks."""
+    for instance in (item for tier in ctx.group.tiers for item in tier.instances):
+        where = place(ctx, instance.subnet, instance.zone)
+        return where.vpc, where.zone
+    for group in (tier.scaling_group for tier in ctx.group.tiers):
+        if group is not None and (group.subnets or group.zones):
+            first_of = place(ctx, (*group.subnets, "")[0], (*group.zones, "")[0])
+            return first_of.vpc, first_of.zone
+    raise StepFailed(
+        FailureClass.INVALID, "the group has no member in a subnet, so there is nothing to drill"
+    )
+
+
+def _mirrored(ctx: Context) -> Json | None:
+    """The target's VPC that the group's members are mapped into; None on a cloud without networks."""
+    site, vpc = ctx.site("target"), _ground(ctx)[0]
+    if not vpc:
+        return None
     found = first(describe(site, "DescribeVpcs", "Vpcs", [{"Name": "vpc-id", "Values": [vpc]}]))
     if found is None:
         raise StepFailed(FailureClass.NOT_FOUND, f"VPC {vpc} is not on {site.name}")
@@ -108,7 +112,10 @@ class NetworkOutput(Model):
 
 
 class Network(Action[Nothing, NetworkOutput]):
-    """Make the drill's VPC with the addresses of the real one, so that a member keeps its private address."""
+    """Make the drill's VPC with the addresses of the real one, so that a member keeps its private address.
+
+    A cloud without networks gets none.
+    """
 
     name = "drill.network"
     summary = "make the drill's own network, with the addresses of the real one"
@@ -120,16 +127,25 @@ class Network(Action[Nothing, NetworkOutput]):
 
     def start(self, ctx: Context, given: Nothing) -> Answer[NetworkOutput]:
         site = ctx.site("target")
+        if "vpc" not in site.capabilities:
+            return self.observe(ctx, given)
+        mirrored = None
         if not describe(site, "DescribeVpcs", "Vpcs", made_here(ctx)):
+            mirrored = _mirrored(ctx)
+        if mirrored is not None:
             params: Json = {
-                "CidrBlock": _mirrored(ctx)["CidrBlock"],
+                "CidrBlock": mirrored["CidrBlock"],
                 "TagSpecifications": [specification("vpc", drill_tags(ctx))],
             }
             site.call("ec2", "CreateVpc", params)
         return visible(self.observe, ctx, given)
 
     def observe(self, ctx: Context, given: Nothing) -> Answer[NetworkOutput]:
-        found = first(describe(ctx.site("target"), "DescribeVpcs", "Vpcs", made_here(ctx)))
+        site = ctx.site("target")
+        looked = "vpc" in site.capabilities
+        found = first(describe(site, "DescribeVpcs", "Vpcs", made_here(ctx))) if looked else None
+        if found is None and (not looked or _mirrored(ctx) is None):
+            return Done(NetworkOutput(id=""))
         if found is None:
             return Unseen(False, f"no network with this step's tags on {ctx.target}")
         if found.get("State") == "pending":
@@ -150,29 +166,27 @@ class Subnet(Action[Nothing, NetworkOutput]):
 
     def start(self, ctx: Context, given: Nothing) -> Answer[NetworkOutput]:
         site = ctx.site("target")
+        if "vpc" not in site.capabilities:
+            return self.observe(ctx, given)
         if not describe(site, "DescribeSubnets", "Subnets", made_here(ctx)):
             network = drill_network(ctx)
+            if network is None:
+                return self.observe(ctx, given)
             params: Json = {
                 "VpcId": network["VpcId"],
                 "CidrBlock": network["CidrBlock"],
-                "AvailabilityZone": self._zone(ctx),
+                "AvailabilityZone": _ground(ctx)[1],
                 "TagSpecifications": [specification("subnet", drill_tags(ctx))],
             }
             site.call("ec2", "CreateSubnet", params)
         return visible(self.observe, ctx, given)
 
-    @staticmethod
-    def _zone(ctx: Context) -> str:
-        """The zone of the first member on the target."""
-        known = ctx.group.mapping(ctx.source).subnets
-        sources = [item.subnet for tier in ctx.group.tiers for item in tier.instances]
-        sources += [
-            item for tier in ctx.group.tiers if tier.scaling_group for item in tier.scaling_group.subnets
-        ]
-        return str(subnet_of(ctx.site("target"), known[sources[0]])["AvailabilityZone"])
-
     def observe(self, ctx: Context, given: Nothing) -> Answer[NetworkOutput]:
-        found = first(describe(ctx.site("target"), "DescribeSubnets", "Subnets", made_here(ctx)))
+        site = ctx.site("target")
+        looked = "vpc" in site.capabilities
+        found = first(describe(site, "DescribeSubnets", "Subnets", made_here(ctx))) if looked else None
+        if found is None and (not looked or drill_network(ctx) is None):
+            return Done(NetworkOutput(id=""))
         if found is None:
             return Unseen(False, f"no subnet with this step's tags on {ctx.target}")
         if found.get("State") == "pending":
@@ -194,10 +208,14 @@ class SecurityGroup(Action[Nothing, NetworkOutput]):
     def start(self, ctx: Context, given: Nothing) -> Answer[NetworkOutput]:
         site = ctx.site("target")
         if not describe(site, "DescribeSecurityGroups", "SecurityGroups", made_here(ctx)):
+            network = drill_network(ctx)
+            # Without networks a name is the account's: another drill may be on its way, of this group or another.
+            own = {"VpcId": network["VpcId"]} if network is not None else {}
+            name = "drpilot-drill" if network is not None else f"drpilot-drill-{ctx.name.replace('/', '-')}"
             params: Json = {
-                "GroupName": "drpilot-drill",
+                "GroupName": name,
                 "Description": "drpilot: lets nothing out of a drill",
-                "VpcId": drill_network(ctx)["VpcId"],
+                **own,
                 "TagSpecifications": [specification("security-group", drill_tags(ctx))],
             }
             site.call("ec2", "CreateSecurityGroup", params)
@@ -222,10 +240,9 @@ def control_ranges(ctx: Context, site: Site) -> list[str]:
         name for tier in ctx.group.tiers if tier.scaling_group for name in tier.scaling_group.security_groups
     }
     known = ctx.group.mapping(ctx.source).security_groups
-    filters: list[Json] = [
-        {"Name": "vpc-id", "Values": [_mirrored(ctx)["VpcId"]]},
-        {"Name": "group-name", "Values": sorted(known.get(name, name) for name in names)},
-    ]
+    mirrored = _mirrored(ctx)
+    filters: list[Json] = [{"Name": "vpc-id", "Values": [mirrored["VpcId"]]}] if mirrored is not None else []
+    filters.append({"Name": "group-name", "Values": sorted(known.get(name, name) for name in names)})
     found = describe(site, "DescribeSecurityGroups", "SecurityGroups", filters) if names else []
     ranges = {
         item["CidrIp"]
@@ -237,14 +254,18 @@ def control_ranges(ctx: Context, site: Site) -> list[str]:
 
 
 class RulesOutput(Model):
-    """The ranges let in, and the only one let out to."""
+    """The ranges let in, and the only one let out to (empty where nothing can be kept from going out)."""
 
     ingress: tuple[str, ...]
     egress: str
 
 
 class Rules(Action[Nothing, RulesOutput]):
-    """Deny by default: out only to the drill's own network, in only from there and from the control path."""
+    """Deny by default: out only to the drill's own network, in only from there and from the control path.
+
+    Without networks a group stands for its own machines, protocols are named one by one, and there are no rules for
+    what goes out (EC2 API reference, AuthorizeSecurityGroupIngress, "EC2-Classic").
+    """
 
     name = "drill.rules"
     summary = "let nothing out of the drill, and only its own network and the control path in"
@@ -260,8 +281,12 @@ class Rules(Action[Nothing, RulesOutput]):
     Output = RulesOutput
 
     def start(self, ctx: Context, given: Nothing) -> Answer[RulesOutput]:
-        site, group = ctx.site("target"), drill_group(ctx)
-        inside = drill_network(ctx)["CidrBlock"]
+        site, group, network = ctx.site("target"), drill_group(ctx), drill_network(ctx)
+        if network is None:
+            for peer in self._wanted(ctx, group, None) - self._let_in(group):
+                self._let(site, group, peer)
+            return visible(self.observe, ctx, given)
+        inside = network["CidrBlock"]
         have_in, have_out = ranges_of(group, "IpPermissions"), ranges_of(group, "IpPermissionsEgress")
         for cidr in have_out - {inside}:
             self._rule(site, "RevokeSecurityGroupEgress", group, cidr)
@@ -273,9 +298,39 @@ class Rules(Action[Nothing, RulesOutput]):
         return visible(self.observe, ctx, given)
 
     @staticmethod
-    def _rule(site: Site, operation: str, group: Json, cidr: str) -> None:
+    def _wanted(ctx: Context, group: Json, network: Json | None) -> set[str]:
+        """Who is let in: the drill's own network, or its own group, and the control path."""
+        inside = network["CidrBlock"] if network is not None else group["GroupId"]
+        return {str(inside), *control_ranges(ctx, ctx.site("target"))}
+
+    @staticmethod
+    def _let_in(group: Json) -> set[str]:
+        """Who is let in by every protocol already."""
+        rules = group.get("IpPermissions") or []
+        by = [
+            ranges_of(
+                {"IpPermissions": [rule for rule in rules if rule["IpProtocol"] == name]}, "IpPermissions"
+            )
+            for name, _, _ in _PROTOCOLS
+        ]
+        return set.intersection(*by)
+
+    def _let(self, site: Site, group: Json, peer: str) -> None:
+        """Let a range, or the machines of the group itself, in by each protocol."""
+        who: Json = {"IpRanges": [{"CidrIp": peer}]}
+        if peer == group["GroupId"]:
+            who = {"UserIdGroupPairs": [{"GroupId": peer}]}
+        for name, low, high in _PROTOCOLS:
+            rule: Json = {"IpProtocol": name, "FromPort": low, "ToPort": high, **who}
+            self._authorize(site, "AuthorizeSecurityGroupIngress", group, rule)
+
+    def _rule(self, site: Site, operation: str, group: Json, cidr: str) -> None:
         rule: Json = {"IpProtocol": "-1"}
         rule |= {"Ipv6Ranges": [{"CidrIpv6": cidr}]} if ":" in cidr else {"IpRanges": [{"CidrIp": cidr}]}
+        self._authorize(site, operation, group, rule)
+
+    @staticmethod
+    def _authorize(site: Site, operation: str, group: Json, rule: Json) -> None:
         try:
             site.call("ec2", operation, {"GroupId": group["GroupId"], "IpPermissions": [rule]})
         except CloudError as error:
@@ -283,8 +338,14 @@ class Rules(Action[Nothing, RulesOutput]):
                 raise
 
     def observe(self, ctx: Context, given: Nothing) -> Answer[RulesOutput]:
-        group, inside = drill_group(ctx), drill_network(ctx)["CidrBlock"]
-        wanted = {inside, *control_ranges(ctx, ctx.site("target"))}
+        group, network = drill_group(ctx), drill_network(ctx)
+        wanted = self._wanted(ctx, group, network)
+        if network is None:
+            into = self._let_in(group)
+            if not wanted <= into:
+                return Unseen(True, f"in from {', '.join(sorted(into)) or 'nowhere'}")
+            return Done(RulesOutput(ingress=tuple(sorted(into)), egress=""))
+        inside = network["CidrBlock"]
         out, into = ranges_of(group, "IpPermissionsEgress"), ranges_of(group, "IpPermissions")
         if out != {inside} or not wanted <= into:
             return Unseen(
@@ -304,137 +365,3 @@ def ranges_of(group: Json, side: str) -> set[str]:
         found |= {item["GroupId"] for item in rule.get("UserIdGroupPairs") or []}
         found |= {item["PrefixListId"] for item in rule.get("PrefixListIds") or []}
     return found
-
-
-class TierInput(Model):
-    """One tier."""
-
-    tier: str
-
-
-class LaunchOutput(Model):
-    """Instances of the drill by member key."""
-
-    tier: str
-    instances: dict[str, str]
-
-
-class Launch(Action[TierInput, LaunchOutput]):
-    """Boot a tier from the point inside the drill's network: its instances, or one machine of its group.
-
-    RunInstances takes a ClientToken; data volumes are made from the point's snapshots in the same call
-    and go with the instance. No instance profile is given: a drill has nothing to say to the cloud.
-    """
-
-    name = "drill.launch"
-    summary = "boot a tier from the point inside the drill's network"
-    idempotency = Idempotency.TOKEN
-    effect = Effect.CREATE
-    permissions = (
-        "ec2:RunInstances",
-        "ec2:CreateTags",
-        "ec2:DescribeInstances",
-        "ec2:DescribeInstanceAttribute",
-        "ec2:DescribeLaunchTemplates",
-        "ec2:DescribeLaunchTemplateVersions",
-        "ec2:DescribeSubnets",
-    )
-    Input = TierInput
-    Output = LaunchOutput
-
-    def start(self, ctx: Context, given: TierInput) -> Answer[LaunchOutput]:
-        tier, site = tier_of(ctx, given.tier), ctx.site("target")
-        found = self._found(ctx, tier)
-        launches = {  # every look comes before the first change
-            key: self._scaled(ctx, tier) if tier.scaling_group is not None else self._member(ctx, tier, key)
-            for key in self._keys(tier)
-            if key not in found
-        }
-        for key, params in launches.items():
-            site.call("ec2", "RunInstances", params, token=ctx.sub(key))
-        return visible(self.observe, ctx, given)
-
-    @staticmethod
-    def _keys(tier: Tier) -> list[str]:
-        return (
-            [scaling_of(tier).key]
-            if tier.scaling_group is not None
-            else [item.key for item in tier.instances]
-        )
-
-    @staticmethod
-    def _found(ctx: Context, tier: Tier) -> dict[str, Json]:
-        filters = [*_ours(ctx), *tagged(tier=tier.name)]
-        return {tags_of(item)["drpilot:member"]: item for item in instances(ctx.site("target"), filters)}
-
-    @staticmethod
-    def _common(ctx: Context, tier: Tier, key: str) -> Json:
-        site = ctx.site("target")
-        network = first(describe(site, "DescribeSubnets", "Subnets", _ours(ctx)))
-        if network is None:
-            raise StepFailed(FailureClass.PRECONDITION, "this drill has no subnet of its own")
-        try:
-            image = ctx.point(ctx.point_id).replica(key, "image").id
-        except KeyError:
-            raise StepFailed(FailureClass.PRECONDITION, f"the point has no image of {key}") from None
-        tags = drill_tags(ctx, tier=tier.name, member=key, point=ctx.point_id)
-        return {
-            "ImageId": image,
-            "MinCount": 1,
-            "MaxCount": 1,
-            "SubnetId": network["SubnetId"],
-            "SecurityGroupIds": [drill_group(ctx)["GroupId"]],
-            "TagSpecifications": [specification("instance", tags), specification("volume", tags)],
-        }
-
-    def _scaled(self, ctx: Context, tier: Tier) -> Json:
-        group = scaling_of(tier)
-        types = ctx.group.mapping(ctx.source).types
-        params = self._common(ctx, tier, group.key)
-        params["InstanceType"] = types.get(group.type, group.type)
-        return self._guest(ctx, params, group) | scaling.standing_user_data(ctx.site("target"), group)
-
-    def _member(self, ctx: Context, tier: Tier, key: str) -> Json:
-        instance = instance_of(tier, key)
-        params = self._common(ctx, tier, key)
-        params["InstanceType"] = grow_types(ctx, tier, instance)[0]
-        replicas = [item for item in ctx.point(ctx.point_id).replicas if item.kind == "snapshot"]
-        mappings = []
-        for replica in (item for item in replicas if item.facts.get("instance") == key):
-            ebs: Json = {**volume_settings(ctx.site("target"), replica.facts), "DeleteOnTermination": True}
-            if not replica.facts.get("root"):
-                ebs |= {"SnapshotId": replica.id, "VolumeSize": replica.size_gib}
-            device = instance.root_device if replica.facts.get("root") else replica.facts["device"]
-            mappings.append({"DeviceName": device, "Ebs": ebs})
-        params["BlockDeviceMappings"] = mappings
-        standby = member(ctx, ctx.site("target"), tier, key)
-        if standby is not None and standby.get("PrivateIpAddress"):
-            params["PrivateIpAddress"] = standby["PrivateIpAddress"]
-        stands = standby["InstanceId"] if standby is not None else None
-        return self._guest(ctx, params, instance) | user_data.of_standby(ctx, instance, stands)
-
-    @staticmethod
-    def _guest(ctx: Context, params: Json, like: Any) -> Json:
-        """Key pair and metadata options, as the real one has them."""
-        if like.key_pair:
-            params["KeyName"] = ctx.group.mapping(ctx.source).keys.get(like.key_pair, like.key_pair)
-        options = metadata_options(like.metadata_options)
-        if options:
-            params["MetadataOptions"] = options
-        return params
-
-    def observe(self, ctx: Context, given: TierInput) -> Answer[LaunchOutput]:
-        tier = tier_of(ctx, given.tier)
-        found = self._found(ctx, tier)
-        missing = [key for key in self._keys(tier) if key not in found]
-        if missing:
-            return Unseen(True, f"no drill instance of {', '.join(missing)}")
-        for key, instance in found.items():
-            state = instance["State"]["Name"]
-            if state == "pending":
-                return Waiting({}, after_s=3.0, note=f"{instance['InstanceId']} is pending")
-            if state != "running":
-                raise StepFailed(FailureClass.CONFLICT, f"{key} ({instance['InstanceId']}) is {state}")
-        return Done(
-            LaunchOutput(tier=tier.name, instances={key: item["InstanceId"] for key, item in found.items()})
-        )

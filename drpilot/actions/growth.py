@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from pydantic import Field
 
+from drpilot.actions import balancers
 from drpilot.actions.carry import group_ids, grow_types
 from drpilot.actions.members import (
     group_view,
@@ -16,6 +17,7 @@ from drpilot.actions.members import (
     site_name,
     tier_of,
 )
+from drpilot.actions.placing import regrouped
 from drpilot.actions.views import visible
 from drpilot.domain.group import Instance, ScalingGroup, Tier
 from drpilot.domain.plain import Json
@@ -114,6 +116,12 @@ class Grow(Action[TierInput, GrowOutput]):
         "autoscaling:UpdateAutoScalingGroup",
         "autoscaling:ResumeProcesses",
         "autoscaling:DescribeAutoScalingGroups",
+        "elasticloadbalancing:RegisterTargets",
+        "elasticloadbalancing:RegisterInstancesWithLoadBalancer",
+        "elasticloadbalancing:DescribeLoadBalancers",
+        "elasticloadbalancing:DescribeTargetGroups",
+        "elasticloadbalancing:DescribeTargetHealth",
+        "elasticloadbalancing:DescribeInstanceHealth",
     )
     Input = TierInput
     Output = GrowOutput
@@ -125,17 +133,27 @@ class Grow(Action[TierInput, GrowOutput]):
             resume(site, group.key)
             set_numbers(site, group.key, self._numbers(tier))
         down = [  # every look comes before the first change
-            (found, group_ids(ctx, site, instance.security_groups, found["VpcId"]), instance)
+            (found, group_ids(ctx, site, instance.security_groups, found.get("VpcId") or ""), instance)
             for instance in tier.instances
             if (found := self._found(ctx, site, tier, instance))["State"]["Name"] == "stopped"
         ]
         for found, groups, instance in down:
-            have = {item["GroupId"] for item in found.get("SecurityGroups") or []}
-            if groups and have != set(groups):
+            if regrouped(found, groups):
                 params: Json = {"InstanceId": found["InstanceId"], "Groups": groups}
                 site.call("ec2", "ModifyInstanceAttribute", params)
             self._start(site, found, grow_types(ctx, tier, instance))
+        if tier.load_balancer is not None and tier.scaling_group is None:
+            balancers.enrol(site, tier.load_balancer, self._outside(ctx, site, tier))
         return visible(self.observe, ctx, given)
+
+    def _outside(self, ctx: Context, site: Site, tier: Tier) -> list[str]:
+        """Running instances of a tier that are not behind its balancer; a scaling group sees to that itself."""
+        if tier.load_balancer is None:
+            return []
+        behind = balancers.enrolled(site, tier.load_balancer)
+        found = (self._found(ctx, site, tier, instance) for instance in tier.instances)
+        up = [item["InstanceId"] for item in found if item["State"]["Name"] == "running"]
+        return [one for one in up if one not in behind]
 
     @staticmethod
     def _numbers(tier: Tier) -> Numbers:
@@ -182,6 +200,9 @@ class Grow(Action[TierInput, GrowOutput]):
             if state != "running":
                 return Waiting({}, after_s=3.0, note=f"{found['InstanceId']} is {state}")
             ids[instance.key], types[instance.key] = found["InstanceId"], found["InstanceType"]
+        outside = self._outside(ctx, site, tier)
+        if outside:
+            return Unseen(True, f"{', '.join(outside)} is not behind the load balancer")
         warning = ""
         small = [key for item in tier.instances if types[key := item.key] not in grow_types(ctx, tier, item)]
         if small:
@@ -237,6 +258,10 @@ class Retreat(Action[RetreatInput, RetreatOutput]):
         "ec2:DescribeInstances",
         "autoscaling:UpdateAutoScalingGroup",
         "autoscaling:DescribeAutoScalingGroups",
+        "elasticloadbalancing:DeregisterTargets",
+        "elasticloadbalancing:DeregisterInstancesFromLoadBalancer",
+        "elasticloadbalancing:DescribeTargetHealth",
+        "elasticloadbalancing:DescribeInstanceHealth",
     )
     at = ("site",)
     Input = RetreatInput
@@ -251,6 +276,10 @@ class Retreat(Action[RetreatInput, RetreatOutput]):
         else:
             # A pending one can't be stopped (IncorrectInstanceState); it is, once it runs.
             found = self._instances(ctx, site, tier)
+            if tier.load_balancer is not None:
+                behind = balancers.enrolled(site, tier.load_balancer)
+                mine = [item["InstanceId"] for item in found if item["InstanceId"] in behind]
+                balancers.dismiss(site, tier.load_balancer, mine)
             stop_instances(site, [item["InstanceId"] for item in found if item["State"]["Name"] == "running"])
         return visible(self.observe, ctx, given)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from urllib.parse import urlsplit
 
 from drpilot.actions.asking import Place, ask, http_answer, resolved
-from drpilot.actions.members import balancer, group_view, key_of, members, target_group, tier_of
+from drpilot.actions.members import group_view, key_of, members, tier_of
 from drpilot.actions.traffic import front_tier, record_of, same_name
 from drpilot.actions.views import Nothing, Seen, instances, tagged, tags_of
 from drpilot.domain.group import LoadBalancer, Tier, Traffic
@@ -24,6 +24,7 @@ from drpilot.domain.ports import (
     StepFailed,
     Waiting,
 )
+from drpilot.inventory.balancing import balancing, standing
 
 __all__ = ["DrillTier", "TierHealth", "TrafficHealth"]
 
@@ -88,6 +89,8 @@ class TierHealth(Action[TierInput, HealthOutput]):
         "autoscaling:DescribeAutoScalingGroups",
         "elasticloadbalancing:DescribeTargetGroups",
         "elasticloadbalancing:DescribeTargetHealth",
+        "elasticloadbalancing:DescribeInstanceHealth",
+        "elasticloadbalancing:DescribeLoadBalancers",
     )
     Input = TierInput
     Output = HealthOutput
@@ -132,11 +135,12 @@ def _wanted(ctx: Context, site: Site, tier: Tier) -> int:
 
 def _targets(ctx: Context, site: Site, given: LoadBalancer, wanted: int) -> Seen:
     name = f"targets of {given.key}"
-    found = target_group(site, given.target_group)
-    if found is None:
-        return Seen.of(ctx, name, False, (f"{wanted} healthy", f"no target group {given.target_group}"))
-    reply = site.call("elbv2", "DescribeTargetHealth", {"TargetGroupArn": found["TargetGroupArn"]})
-    states = [item["TargetHealth"]["State"] for item in reply.get("TargetHealthDescriptions") or []]
+    kind = balancing(site)
+    behind = kind.behind(given) if kind is not None else None
+    if behind is None:
+        what = f"no target group {given.target_group}" if given.target_group else f"no {given.key}"
+        return Seen.of(ctx, name, False, (f"{wanted} healthy", what))
+    states = list(behind.values())
     healthy = states.count("healthy")
     others = sorted(set(states) - {"healthy"})
     observed = f"{healthy} healthy" + (f", others {', '.join(others)}" if others else "")
@@ -176,8 +180,8 @@ class TrafficHealth(Action[Nothing, HealthOutput]):
         checks: list[Seen] = []
         addresses = self._answers(ctx, traffic, tier, checks)
         if front is not None and not addresses:
-            there = balancer(ctx.site("target"), front.key)
-            addresses = resolved(there["DNSName"]) if there is not None else ()
+            there = standing(ctx.site("target"), front.key)
+            addresses = resolved(there.dns) if there is not None else ()
         checks += self._asked(ctx, traffic, tier, addresses)
         return _judged(checks, moves)
 
@@ -199,8 +203,8 @@ class TrafficHealth(Action[Nothing, HealthOutput]):
                 Seen.of(ctx, traffic.name, ok, (", ".join(map(str, wanted)), ", ".join(data) or "nothing"))
             )
             return tuple(data)
-        there = balancer(ctx.site("target"), front.key)
-        dns = there["DNSName"] if there is not None else ""
+        there = standing(ctx.site("target"), front.key)
+        dns = there.dns if there is not None else ""
         record = record_of(site, traffic) or {}
         if "AliasTarget" in record:
             # An alias answers with addresses; whose they are the record says.

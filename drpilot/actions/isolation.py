@@ -2,13 +2,17 @@
 
 A question that can't be answered counts as a way out, with one exception: a cloud that does not know an
 operation at all (InvalidAction) has no such thing to be asked about.
+
+Without networks of one's own there is the security group alone. It keeps others out, and the drill out of what the
+other groups guard; nothing there keeps a machine from speaking to the world. That is a way out, which only the group
+file can accept (`drill: {outbound: open}`), and a warning even then.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from drpilot.actions.drill import control_ranges, drill_network, ranges_of
+from drpilot.actions.drill import control_ranges, drill_group, drill_network, drilled, ranges_of
 from drpilot.actions.views import Nothing, Seen, describe, instances, tags_of
 from drpilot.domain.plain import Json
 from drpilot.domain.ports import (
@@ -92,6 +96,39 @@ def _roles(site: Site, vpc: str) -> list[str]:
     return [str(item["InstanceId"]) for item in found if item.get("IamInstanceProfile")]
 
 
+_OPEN = "can't be closed without networks; `drill: {outbound: open}` in the group file accepts it"
+
+
+def _letting(site: Site, group: str) -> list[str]:
+    """Other security groups that let the drill's in."""
+    found = describe(site, "DescribeSecurityGroups", "SecurityGroups")
+    return [
+        str(item["GroupName"])
+        for item in found
+        if item["GroupId"] != group and group in ranges_of(item, "IpPermissions")
+    ]
+
+
+def _strays(ctx: Context, site: Site, group: str) -> list[str]:
+    """Machines of the drill that are in another security group than its own."""
+    return [
+        str(item["InstanceId"])
+        for item in instances(site, drilled(ctx))
+        if {one["GroupId"] for one in item.get("SecurityGroups") or []} != {group}
+    ]
+
+
+def _kept_addresses(ctx: Context, site: Site) -> list[str]:
+    """Elastic addresses of the account on machines of the drill."""
+    ids = [str(item["InstanceId"]) for item in instances(site, drilled(ctx))]
+    filters: list[Json] = [{"Name": "instance-id", "Values": ids}]
+    return (
+        [str(item["PublicIp"]) for item in describe(site, "DescribeAddresses", "Addresses", filters)]
+        if ids
+        else []
+    )
+
+
 _PROBES: dict[str, Callable[[Site, str], list[str]]] = {
     "internet gateways": _listing("DescribeInternetGateways", "InternetGateways", "attachment.vpc-id"),
     "routes out": _routes,
@@ -150,10 +187,42 @@ class Isolation(Action[Nothing, IsolationOutput]):
 
     def observe(self, ctx: Context, given: Nothing) -> Answer[IsolationOutput]:
         site, network = ctx.site("target"), drill_network(ctx)
+        if network is None:
+            return self._by_group(ctx, site)
         vpc = str(network["VpcId"])
         checks = [self._probe(ctx, name, lambda look=look: look(site, vpc)) for name, look in _PROBES.items()]  # type: ignore[misc]
         checks.append(self._probe(ctx, "security groups out", lambda: self._out(site, network)))
         checks.append(self._probe(ctx, "security groups in", lambda: self._in(ctx, site, network)))
+        self._judged(checks)
+        return Done(IsolationOutput(network=vpc, checks=tuple(checks)))
+
+    def _by_group(self, ctx: Context, site: Site) -> Answer[IsolationOutput]:
+        """The probes of a drill that has a security group and no network."""
+        group = drill_group(ctx)
+        id_ = str(group["GroupId"])
+        accepted = ctx.group.drill.outbound_open
+        probes: dict[str, Callable[[], list[str]]] = {
+            "security group in": lambda: sorted(
+                ranges_of(group, "IpPermissions") - {id_, *control_ranges(ctx, site)}
+            ),
+            "groups that let the drill in": lambda: _letting(site, id_),
+            "machines in other groups": lambda: _strays(ctx, site, id_),
+            "machines with a role": lambda: [
+                str(item["InstanceId"])
+                for item in instances(site, drilled(ctx))
+                if item.get("IamInstanceProfile")
+            ],
+            "elastic addresses": lambda: _kept_addresses(ctx, site),
+            "traffic out": lambda: [] if accepted else [_OPEN],
+        }
+        checks = [self._probe(ctx, name, look) for name, look in probes.items()]
+        self._judged(checks)
+        warning = f"{ctx.target} has no rules for what goes out: the drill's machines can speak to anybody"
+        return Done(IsolationOutput(network=id_, checks=tuple(checks)), warning=warning)
+
+    @staticmethod
+    def _judged(checks: list[Seen]) -> None:
+        """StepFailed (precondition) for a way out, and where too few probes were answered."""
         asked = sum("does not know" not in item.observed for item in checks)
         open_ = [item for item in checks if not item.ok]
         if open_ or asked < _LEAST:
@@ -163,7 +232,6 @@ class Isolation(Action[Nothing, IsolationOutput]):
             )
             data: Json = {"checks": [item.model_dump() for item in checks]}
             raise StepFailed(FailureClass.PRECONDITION, f"the drill is not isolated: {text}", data=data)
-        return Done(IsolationOutput(network=vpc, checks=tuple(checks)))
 
     @staticmethod
     def _probe(ctx: Context, name: str, look: Callable[[], list[str]]) -> Seen:

@@ -14,12 +14,11 @@ from typing import Protocol
 from drpilot.actions.views import ALIVE, first, instances, tagged, tags_of
 from drpilot.domain.group import Group, Instance, ScalingGroup, Tier
 from drpilot.domain.plain import Json
-from drpilot.domain.ports import CloudError, Context, FailureClass, Site, StepFailed
+from drpilot.domain.ports import Context, FailureClass, Site, StepFailed
 
 __all__ = [
     "GroupView",
     "Grouped",
-    "balancer",
     "group_view",
     "instance_of",
     "key_of",
@@ -29,7 +28,6 @@ __all__ = [
     "scaling_of",
     "site_name",
     "suspended",
-    "target_group",
     "tier_of",
     "writers",
 ]
@@ -156,28 +154,6 @@ def group_view(site: Site, name: str) -> GroupView | None:
         instance_ids=tuple(item["InstanceId"] for item in alive),
         raw=raw,
     )
-
-
-def balancer(site: Site, name: str) -> Json | None:
-    """The load balancer (ELBv2) called `name`, or None."""
-    try:
-        found = site.call("elbv2", "DescribeLoadBalancers", {"Names": [name]}).get("LoadBalancers") or []
-    except CloudError as error:
-        if error.kind is FailureClass.NOT_FOUND or error.code == "LoadBalancerNotFound":
-            return None
-        raise
-    return first(found)
-
-
-def target_group(site: Site, name: str) -> Json | None:
-    """The target group called `name`, or None."""
-    try:
-        found = site.call("elbv2", "DescribeTargetGroups", {"Names": [name]}).get("TargetGroups") or []
-    except CloudError as error:
-        if error.kind is FailureClass.NOT_FOUND or error.code == "TargetGroupNotFound":
-            return None
-        raise
-    return first(found)
 
 
 def machines(ctx: Grouped, site: Site, tier: Tier) -> dict[str, Json]:

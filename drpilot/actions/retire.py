@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from drpilot.actions import balancers, launches
 from drpilot.actions.fence import DENY
-from drpilot.actions.members import balancer, group_view, site_name, target_group
+from drpilot.actions.members import group_view, site_name
 from drpilot.actions.views import (
     Nothing,
     describe,
@@ -39,6 +40,7 @@ from drpilot.domain.ports import (
     Unseen,
     Waiting,
 )
+from drpilot.inventory.launching import launched_by
 
 __all__ = ["Addresses", "Deny", "Groups", "Machines", "Points", "Tags", "Volumes"]
 
@@ -66,7 +68,11 @@ def _made(ctx: Context, **more: str) -> list[Json]:
 
 
 class Groups(Action[Nothing, RetiredOutput]):
-    """Delete the standby scaling groups, load balancers and launch templates that we made on the target."""
+    """Delete the standby scaling groups, load balancers, launch templates and configurations that we made on the
+    target.
+
+    A launch configuration that a group which is just ending launches from is refused (ResourceInUse) and tried again.
+    """
 
     name = "retire.groups"
     summary = "delete the standby scaling groups, load balancers and launch templates that we made"
@@ -80,6 +86,8 @@ class Groups(Action[Nothing, RetiredOutput]):
         "elasticloadbalancing:DescribeLoadBalancers",
         "elasticloadbalancing:DescribeTargetGroups",
         "elasticloadbalancing:DescribeTags",
+        "autoscaling:DeleteLaunchConfiguration",
+        "autoscaling:DescribeLaunchConfigurations",
         "ec2:DeleteLaunchTemplate",
         "ec2:DescribeLaunchTemplates",
     )
@@ -91,12 +99,10 @@ class Groups(Action[Nothing, RetiredOutput]):
         for name in self._groups(ctx, site):
             params: Json = {"AutoScalingGroupName": name, "ForceDelete": True}
             _quietly(site, "autoscaling", "DeleteAutoScalingGroup", params)
-        for arn in self._balancers(ctx, site):
-            _quietly(site, "elbv2", "DeleteLoadBalancer", {"LoadBalancerArn": arn})
-        for arn in self._target_groups(ctx, site):
-            _quietly(site, "elbv2", "DeleteTargetGroup", {"TargetGroupArn": arn})
+        balancers.remove(site, balancers.removable(ctx, site))
         for id_ in self._templates(ctx, site):
             _quietly(site, "ec2", "DeleteLaunchTemplate", {"LaunchTemplateId": id_})
+        launches.remove(site, launches.configurations(site, ctx.group.name))
         return visible(self.observe, ctx, given)
 
     @staticmethod
@@ -105,40 +111,17 @@ class Groups(Action[Nothing, RetiredOutput]):
         found = [group_view(site, name) for name in names]
         return [item.name for item in found if item is not None and "drpilot:standby" in tags_of(item.raw)]
 
-    def _balancers(self, ctx: Context, site: Site) -> list[str]:
-        names = [tier.load_balancer.key for tier in ctx.group.tiers if tier.load_balancer is not None]
-        found = [balancer(site, name) for name in names]
-        return self._ours(ctx, site, [item["LoadBalancerArn"] for item in found if item is not None])
-
-    def _target_groups(self, ctx: Context, site: Site) -> list[str]:
-        names = [
-            tier.load_balancer.target_group for tier in ctx.group.tiers if tier.load_balancer is not None
-        ]
-        found = [target_group(site, name) for name in names]
-        return self._ours(ctx, site, [item["TargetGroupArn"] for item in found if item is not None])
-
-    @staticmethod
-    def _ours(ctx: Context, site: Site, arns: list[str]) -> list[str]:
-        if not arns:
-            return []
-        listed = site.call("elbv2", "DescribeTags", {"ResourceArns": arns}).get("TagDescriptions") or []
-        tags = {item["ResourceArn"]: tags_of(item) for item in listed}
-        wanted = {"drpilot:attempt", "drpilot:standby"}
-        return [
-            arn
-            for arn in arns
-            if tags.get(arn, {}).get("drpilot:group") == ctx.group.name and wanted <= tags[arn].keys()
-        ]
-
     @staticmethod
     def _templates(ctx: Context, site: Site) -> list[str]:
+        if "ec2:CreateLaunchTemplateVersion" not in site.capabilities:
+            return []  # nothing is launched from templates there, so none was made
         found = describe(site, "DescribeLaunchTemplates", "LaunchTemplates", _made(ctx, standby=""))
         return [item["LaunchTemplateId"] for item in found]
 
     def observe(self, ctx: Context, given: Nothing) -> Answer[RetiredOutput]:
         site = ctx.site("target")
-        left = [*self._groups(ctx, site), *self._balancers(ctx, site), *self._target_groups(ctx, site)]
-        left += self._templates(ctx, site)
+        left = [*self._groups(ctx, site), *(one[0] for _, one in balancers.removable(ctx, site))]
+        left += [*self._templates(ctx, site), *launches.configurations(site, ctx.group.name)]
         if left:
             return Unseen(True, f"{', '.join(left)} still stand")
         return Done(RetiredOutput(site=ctx.target))
@@ -164,8 +147,9 @@ class Machines(Action[Nothing, RetiredOutput]):
                 raise StepFailed(FailureClass.CONFLICT, text)
         for instance in found:
             id_ = instance["InstanceId"]
-            params: Json = {"InstanceId": id_, "DisableApiTermination": {"Value": False}}
-            site.call("ec2", "ModifyInstanceAttribute", params)
+            if "termination-protection" in site.capabilities:
+                params: Json = {"InstanceId": id_, "DisableApiTermination": {"Value": False}}
+                site.call("ec2", "ModifyInstanceAttribute", params)
             _quietly(site, "ec2", "TerminateInstances", {"InstanceIds": [id_]})
         return visible(self.observe, ctx, given)
 
@@ -206,6 +190,8 @@ class Addresses(Action[Nothing, RetiredOutput]):
 
     @staticmethod
     def _made(ctx: Context, site: Site) -> list[Json]:
+        if "address-tags" not in site.capabilities:
+            return []  # none was allocated where it could not be marked
         return describe(site, "DescribeAddresses", "Addresses", _made(ctx, standby=""))
 
     def observe(self, ctx: Context, given: Nothing) -> Answer[RetiredOutput]:
@@ -309,15 +295,9 @@ def _launched(ctx: Context, site: Site) -> set[str]:
     found = set()
     for tier in ctx.group.tiers:
         group = group_view(site, tier.scaling_group_name) if tier.scaling_group_name else None
-        template = (group.raw.get("LaunchTemplate") if group is not None else None) or {}
-        if template.get("LaunchTemplateId"):
-            params: Json = {
-                "LaunchTemplateId": template["LaunchTemplateId"],
-                "Versions": [str(template.get("Version") or "$Default")],
-            }
-            reply = site.call("ec2", "DescribeLaunchTemplateVersions", params)
-            for version in reply.get("LaunchTemplateVersions") or []:
-                found.add(str((version.get("LaunchTemplateData") or {}).get("ImageId")))
+        image = launched_by(site, group.raw)[1].get("ImageId") if group is not None else None
+        if image:
+            found.add(str(image))
     return found
 
 
@@ -343,8 +323,8 @@ class Deny(Action[Nothing, RetiredOutput]):
         found = [
             item["GroupId"] for item in describe(site, "DescribeSecurityGroups", "SecurityGroups", filters)
         ]
-        if not found:
-            return []
+        if not found or "vpc" not in site.capabilities:
+            return []  # without networks no group was made: nobody can be put into one later
         faces = describe(
             site, "DescribeNetworkInterfaces", "NetworkInterfaces", [{"Name": "group-id", "Values": found}]
         )

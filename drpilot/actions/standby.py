@@ -11,19 +11,10 @@ from dataclasses import dataclass
 
 from pydantic import Field
 
-from drpilot.actions import scaling, user_data
-from drpilot.actions.carry import (
-    address_in,
-    app_tags,
-    group_ids,
-    metadata_options,
-    profile,
-    rest_type,
-    subnet,
-    subnet_of,
-    volume_settings,
-)
+from drpilot.actions import balancers, scaling, user_data
+from drpilot.actions.carry import address_in, app_tags, group_ids, rest_type
 from drpilot.actions.members import group_view, member, scaling_of, site_name, tier_of
+from drpilot.actions.placing import Place, disk, guest, place, regrouped, role
 from drpilot.actions.views import first, specification, tags_of, visible
 from drpilot.domain.group import Instance, Tier
 from drpilot.domain.plain import Json
@@ -90,12 +81,12 @@ def _standing(ctx: Context, site: Site, tier: Tier, key: str) -> Json:
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
-    """Where and as what a member stands on the target."""
+class _Becomes:
+    """As what and where a member stands on the target."""
 
     image: str
     type: str
-    subnet: Json
+    place: Place
 
 
 class Build(Action[TierInput, StandbyOutput]):
@@ -123,8 +114,13 @@ class Build(Action[TierInput, StandbyOutput]):
         "ec2:DescribeLaunchTemplateVersions",
         "autoscaling:CreateAutoScalingGroup",
         "autoscaling:UpdateAutoScalingGroup",
+        "autoscaling:CreateLaunchConfiguration",
+        "autoscaling:DeleteLaunchConfiguration",
         "autoscaling:DescribeAutoScalingGroups",
+        "autoscaling:DescribeLaunchConfigurations",
         "elasticloadbalancing:CreateLoadBalancer",
+        "elasticloadbalancing:CreateLoadBalancerListeners",
+        "elasticloadbalancing:ConfigureHealthCheck",
         "elasticloadbalancing:CreateTargetGroup",
         "elasticloadbalancing:CreateListener",
         "elasticloadbalancing:AddTags",
@@ -143,14 +139,16 @@ class Build(Action[TierInput, StandbyOutput]):
         launches: dict[str, Json] = {}
         for instance in tier.instances:  # every look comes before the first change
             if member(ctx, site, tier, instance.key) is None:
-                network = subnet_of(site, subnet(ctx, instance.subnet))
-                place = _Place(_replica_image(ctx, instance.key), rest_type(ctx, tier, instance), network)
-                launches[instance.key] = self._launch(ctx, tier, instance, place)
+                where = place(ctx, instance.subnet, instance.zone)
+                becomes = _Becomes(_replica_image(ctx, instance.key), rest_type(ctx, tier, instance), where)
+                launches[instance.key] = self._launch(ctx, tier, instance, becomes)
                 launches[instance.key] |= user_data.of_member(ctx, instance)
+        image = _replica_image(ctx, tier.scaling_group.key) if tier.scaling_group is not None else ""
         if tier.scaling_group is not None:
-            image = _replica_image(ctx, tier.scaling_group.key)
             scaling.mappable(ctx, tier, image)
-            scaling.build_balancer(ctx, tier)
+        balancers.buildable(ctx, tier)
+        balancers.build(ctx, tier)
+        if tier.scaling_group is not None:
             scaling.build_template(ctx, tier, image)
             scaling.build_group(ctx, tier, image)
         for key, params in launches.items():
@@ -158,37 +156,31 @@ class Build(Action[TierInput, StandbyOutput]):
         return visible(self.observe, ctx, given)
 
     @staticmethod
-    def _launch(ctx: Context, tier: Tier, instance: Instance, place: _Place) -> Json:
-        site = ctx.site("target")
+    def _launch(ctx: Context, tier: Tier, instance: Instance, becomes: _Becomes) -> Json:
+        site, where = ctx.site("target"), becomes.place
         tags = {
             **app_tags(instance.tags),
             **ctx.tags(tier=tier.name, member=instance.key, standby="true", point=ctx.point_id),
         }
         params: Json = {
-            "ImageId": place.image,
-            "InstanceType": place.type,
+            "ImageId": becomes.image,
+            "InstanceType": becomes.type,
             "MinCount": 1,
             "MaxCount": 1,
-            "SubnetId": place.subnet["SubnetId"],
-            "SecurityGroupIds": group_ids(ctx, site, instance.security_groups, place.subnet["VpcId"]),
-            "DisableApiTermination": instance.termination_protection,
+            **where.launched(group_ids(ctx, site, instance.security_groups, where.vpc)),
             "TagSpecifications": [specification("instance", tags), specification("volume", tags)],
+            **guest(ctx, instance),
+            **role(ctx, instance.profile),
         }
-        address = address_in(instance.private_address, place.subnet)
+        if "termination-protection" in site.capabilities:
+            params["DisableApiTermination"] = instance.termination_protection
+        address = address_in(instance.private_address, where.subnet) if where.subnet is not None else None
         if address:
             params["PrivateIpAddress"] = address
-        if instance.key_pair:
-            params["KeyName"] = ctx.group.mapping(ctx.source).keys.get(instance.key_pair, instance.key_pair)
-        carried = profile(ctx, instance.profile)
-        if carried:
-            params["IamInstanceProfile"] = carried
-        options = metadata_options(instance.metadata_options)
-        if options:
-            params["MetadataOptions"] = options
         root = first(volume for volume in instance.volumes if volume.root)
         if root is not None:
             facts = {"type": root.type, "iops": root.iops, "throughput": root.throughput}
-            ebs: Json = {**volume_settings(ctx.site("target"), facts), "DeleteOnTermination": True}
+            ebs: Json = {**disk(site, facts), "DeleteOnTermination": True}
             params["BlockDeviceMappings"] = [{"DeviceName": instance.root_device, "Ebs": ebs}]
         return params
 
@@ -202,8 +194,13 @@ class Build(Action[TierInput, StandbyOutput]):
             if found is None:
                 return Unseen(True, f"{tier.scaling_group.key} is not complete on {ctx.target}")
             facts = found
-            if facts.get("load_balancer", {}).get("state") == "provisioning":
-                return Waiting({}, after_s=5.0, note="the load balancer is being provisioned")
+        elif tier.load_balancer is not None:
+            found = balancers.facts(ctx, tier)
+            if found is None:
+                return Unseen(True, f"{tier.load_balancer.key} is not complete on {ctx.target}")
+            facts = found
+        if facts.get("load_balancer", {}).get("state") == "provisioning":
+            return Waiting({}, after_s=5.0, note="the load balancer is being provisioned")
         ids: dict[str, str] = {}
         adopted: list[str] = []
         for instance in tier.instances:
@@ -312,8 +309,8 @@ class Fit(Action[FitInput, StandbyOutput]):
         wanted = rest_type(ctx, tier, instance)
         if found["InstanceType"] != wanted:
             due.append(("ModifyInstanceAttribute", {"InstanceId": id_, "InstanceType": {"Value": wanted}}))
-        groups = group_ids(ctx, site, instance.security_groups, found["VpcId"])
-        if groups and {item["GroupId"] for item in found.get("SecurityGroups") or []} != set(groups):
+        groups = group_ids(ctx, site, instance.security_groups, found.get("VpcId") or "")
+        if regrouped(found, groups):
             due.append(("ModifyInstanceAttribute", {"InstanceId": id_, "Groups": groups}))
         ours = {
             "drpilot:group": ctx.group.name,
@@ -333,6 +330,7 @@ class Fit(Action[FitInput, StandbyOutput]):
         name = site_name(ctx, given.site)
         ids: dict[str, str] = {}
         bare: list[str] = []
+        kept = "address-tags" in site.capabilities
         for instance in tier.instances:
             found = _standing(ctx, site, tier, instance.key)
             if found["State"]["Name"] != "stopped":
@@ -341,7 +339,7 @@ class Fit(Action[FitInput, StandbyOutput]):
             if due:
                 return Unseen(True, f"{due[0][0]} of {found['InstanceId']} is still due")
             ids[instance.key] = found["InstanceId"]
-            if instance.elastic_address and not found.get("PublicIpAddress"):
+            if kept and instance.elastic_address and not found.get("PublicIpAddress"):
                 bare.append(instance.key)
         facts: Json = {"instances": ids} if ids else {}
         if tier.scaling_group is not None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from drpilot.actions.addresses import bound_to
-from drpilot.actions.members import balancer, key_of, members, site_name
+from drpilot.actions.members import key_of, members, site_name
 from drpilot.actions.views import visible
 from drpilot.domain.group import LoadBalancer, Tier, Traffic
 from drpilot.domain.plain import Json
@@ -29,6 +29,7 @@ from drpilot.domain.ports import (
     Unseen,
     Waiting,
 )
+from drpilot.inventory.balancing import standing
 
 __all__ = ["Front", "Restore", "Switch", "front_tier", "record_of", "same_name", "wanted_record"]
 
@@ -68,14 +69,17 @@ def _front(ctx: Context, role: str) -> Front:
     if given is None:
         return Front(addresses=_addresses(ctx, role, tier))
     try:
-        there = balancer(site, given.key)
+        there = standing(site, given.key)
     except CloudError:
         if site_name(ctx, role) != ctx.source:
             raise
         return Front(dns=given.dns)  # the way back must not depend on a site that may not answer
     if there is None:
         raise StepFailed(FailureClass.NOT_FOUND, f"load balancer {given.key} is not on {site.name}")
-    return Front(dns=there["DNSName"], zone=there.get("CanonicalHostedZoneId", ""))
+    # An alias leads to what that service of names knows: its own cloud's balancers, not those of a private cloud.
+    traffic = ctx.group.traffic
+    known = "alias-target" in site.capabilities or (traffic is not None and traffic.site == site.name)
+    return Front(dns=there.dns, zone=there.zone if known else "")
 
 
 def _addresses(ctx: Context, role: str, tier: Tier) -> tuple[str, ...]:
@@ -85,7 +89,9 @@ def _addresses(ctx: Context, role: str, tier: Tier) -> tuple[str, ...]:
     StepFailed (precondition) where a member has an elastic address and its partner has none: a name that led to a
     private address, or to one that goes with the next stop, would lead nobody.
     """
-    site, kept = ctx.site(role), {item.key for item in tier.instances if item.elastic_address}
+    site = ctx.site(role)
+    can = "address-tags" in site.capabilities  # elsewhere none is kept: the one of the moment has to do
+    kept = {item.key for item in tier.instances if item.elastic_address and can}
     found: list[str] = []
     try:
         running = [item for item in members(ctx, site, tier) if item["State"]["Name"] == "running"]
@@ -125,10 +131,11 @@ def wanted_record(site: Site, traffic: Traffic, front: Front, present: Json | No
         values = [{"Value": address} for address in front.addresses]
         return {"Name": traffic.name, "Type": "A", "TTL": traffic.ttl_s, "ResourceRecords": values}
     apex = str(site.call("route53", "GetHostedZone", {"Id": traffic.zone})["HostedZone"]["Name"])
-    if same_name(apex, traffic.name) or (present is not None and present["Type"] == "A"):
-        if not front.zone:
-            text = f"the hosted zone of {front.dns} is not known, so no alias can be made"
-            raise StepFailed(FailureClass.PRECONDITION, text)
+    at_apex = same_name(apex, traffic.name)
+    if at_apex and not front.zone:
+        text = f"the hosted zone of {front.dns} is not known, so no alias can be made"
+        raise StepFailed(FailureClass.PRECONDITION, text)
+    if front.zone and (at_apex or (present is not None and present["Type"] == "A")):
         target = {"HostedZoneId": front.zone, "DNSName": front.dns, "EvaluateTargetHealth": False}
         return {"Name": traffic.name, "Type": "A", "AliasTarget": target}
     values = [{"Value": front.dns}]

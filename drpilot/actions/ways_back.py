@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from drpilot.actions.carry import group_ids, rest_type
 from drpilot.actions.members import group_view, site_name, tier_of
+from drpilot.actions.placing import regrouped
 from drpilot.actions.restore import (
     STOOD_AT,
     TierInput,
@@ -193,14 +194,14 @@ class StandBy(Action[TierInput, VolumesOutput]):
         for instance in tier.instances:
             there = standing[instance.key]
             at_rest(there)
-            groups = group_ids(ctx, site, instance.security_groups, there["VpcId"])
+            groups = group_ids(ctx, site, instance.security_groups, there.get("VpcId") or "")
             wanted.append((there, rest_type(ctx, tier, instance), groups))
         for there, type_, groups in wanted:
             id_ = there["InstanceId"]
             if there["InstanceType"] != type_:
                 change: Json = {"InstanceId": id_, "InstanceType": {"Value": type_}}
                 site.call("ec2", "ModifyInstanceAttribute", change)
-            if groups and {item["GroupId"] for item in there.get("SecurityGroups") or []} != set(groups):
+            if regrouped(there, groups):
                 site.call("ec2", "ModifyInstanceAttribute", {"InstanceId": id_, "Groups": groups})
         for volume in restored_here(ctx, tier).values():
             if volume["State"] == "available":

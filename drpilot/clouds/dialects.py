@@ -104,7 +104,14 @@ _ABLE_3_4 = frozenset(
         "sts",
     }
 )
-_ABLE_4_4 = _ABLE_3_4 | {"bootstrap", "ec2:ImportVolume", "s3:multipart", "vpc"}
+_ABLE_4_4 = _ABLE_3_4 | {
+    "bootstrap",
+    "ec2:ImportVolume",
+    "elb:tags",
+    "s3:multipart",
+    "termination-protection",
+    "vpc",
+}
 _ABLE_5 = _ABLE_4_4 | {
     "ec2:CreateLaunchTemplate",
     "ec2:CreateSnapshot:tags",

@@ -82,7 +82,12 @@ class Instance:
 
 @dataclass(frozen=True, slots=True)
 class ScalingGroup:
-    """A member Auto Scaling group with what its launch template says. `key` is its name, equal on both sides."""
+    """A member Auto Scaling group with what it launches. `key` is its name, equal on both sides.
+
+    It launches from a template, or from a launch configuration: then `template` and `template_id` are empty and
+    `template_version` is the configuration's name, since a changed one is another one. It is behind `target_groups`, or
+    behind classic load balancers (`balancers`, by name). A cloud without networks has `zones` and no `subnets`.
+    """
 
     key: str
     image: str
@@ -106,11 +111,17 @@ class ScalingGroup:
     health_check: str = "EC2"
     grace_s: int = 300
     tags: Mapping[str, str] = field(default_factory=dict)
+    zones: tuple[str, ...] = ()
+    balancers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class LoadBalancer:
-    """A member load balancer (ELBv2) with one listener and one target group. `key` is its name."""
+    """A member load balancer with one listener. `key` is its name, `type` application, network or classic.
+
+    What is behind it is a target group, or the balancer itself: a classic one has no `target_group` and no `arn`.
+    `health` is in ELBv2's words for both.
+    """
 
     key: str
     arn: str
@@ -126,6 +137,7 @@ class LoadBalancer:
     target_protocol: str
     health_path: str = "/"
     health: Mapping[str, Any] = field(default_factory=dict)
+    zones: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,11 +226,15 @@ class Retention:
 
 @dataclass(frozen=True, slots=True)
 class DrillPolicy:
-    """When the group is drilled (cron in `timezone`) and how long a drill may live before it is removed."""
+    """When the group is drilled (cron in `timezone`) and how long a drill may live before it is removed.
+
+    `outbound_open` accepts a drill whose machines can't be kept from speaking out, on a cloud without networks.
+    """
 
     cron: str | None = None
     timezone: str = "UTC"
     expires_s: float = 7200.0
+    outbound_open: bool = False
 
 
 @dataclass(frozen=True, slots=True)

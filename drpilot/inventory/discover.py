@@ -10,13 +10,12 @@ from drpilot.base.errors import DrpilotError, Finding
 from drpilot.domain.group import Group, Instance, LoadBalancer, Map, Selector, Tier
 from drpilot.domain.plain import Json
 from drpilot.domain.ports import Site
+from drpilot.inventory.balancing import balancing, load_balancer
 from drpilot.inventory.resources import (
     FILTER_VALUES,
     chunks,
     described,
     instances_where,
-    listeners,
-    load_balancer,
     scaling_group,
     tag_filter,
     tags_of,
@@ -260,13 +259,13 @@ def _loss(what: str, tier: str, hint: str) -> Finding:
 def _balancer_losses(site: Site, balancer: LoadBalancer, tier: str) -> list[Finding]:
     findings = []
     hint = "add it by hand on the other side, or split the load balancer"
-    for one in listeners(site, balancer.arn):
-        port = one.get("Port")
-        if port != balancer.port:
-            what = f"load balancer {balancer.key}: listener {port} is not carried"
+    kind = balancing(site)
+    for one in kind.listening(balancer) if kind is not None else ():
+        if one.port != balancer.port:
+            what = f"load balancer {balancer.key}: listener {one.port} is not carried"
             findings.append(_loss(what, tier, hint))
-        elif one.get("Certificates"):
-            what = f"load balancer {balancer.key}: the certificate of listener {port} is not carried"
+        elif one.certificate:
+            what = f"load balancer {balancer.key}: the certificate of listener {one.port} is not carried"
             findings.append(_loss(what, tier, "import the certificate on the other side"))
     return findings
 

@@ -164,11 +164,15 @@ class ReplicateModel(DocumentModel):
 
 
 class DrillModel(DocumentModel):
-    """When the group is drilled."""
+    """When the group is drilled.
+
+    `outbound: open` accepts that a cloud without networks can't keep a drill's machines from speaking out.
+    """
 
     cron: Annotated[str, AfterValidator(_cron)] | None = None
     timezone: Annotated[str, AfterValidator(_timezone)] = "UTC"
     expires: Span = 7200.0
+    outbound: Literal["closed", "open"] = "closed"
 
 
 class ApprovalsModel(DocumentModel):
@@ -423,7 +427,7 @@ def _group(model: GroupModel) -> Group:
         map=Map(**{kind: dict(getattr(model.map, kind)) for kind in MAP_KINDS}),
         replicate_every_s=model.replicate.every,
         retention=Retention(keep.last, keep.hourly, keep.daily),
-        drill=DrillPolicy(drill.cron, drill.timezone, drill.expires),
+        drill=DrillPolicy(drill.cron, drill.timezone, drill.expires, drill.outbound == "open"),
         approvals=Approvals(model.approvals.failover, model.approvals.switchover, model.approvals.commit),
         traffic=_traffic(model.traffic) if model.traffic else None,
         fence=tuple(model.fence),

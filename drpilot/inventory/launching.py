@@ -43,12 +43,14 @@ def instance_user_data(site: Site, instance: str) -> str | None:
 def launched_by(site: Site, group: Json) -> tuple[Json, Json, str]:
     """What a described scaling group launches: the template it names, that template's data, and its version.
 
-    A launch configuration is given in the words of a template, with an empty template and no version.
+    A launch configuration is given in the words of a template, with an empty template; it can't be changed, so its name
+    is its version.
     """
     mixed = (group.get("MixedInstancesPolicy") or {}).get("LaunchTemplate") or {}
     template = group.get("LaunchTemplate") or mixed.get("LaunchTemplateSpecification")
     if template is None:
-        return {}, _launch_configuration(site, group.get("LaunchConfigurationName", "")), ""
+        name = str(group.get("LaunchConfigurationName") or "")
+        return {}, _launch_configuration(site, name) if name else {}, name
     version = _template_version(site, template)
     return template, version.get("LaunchTemplateData") or {}, str(version.get("VersionNumber", ""))
 

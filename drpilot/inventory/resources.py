@@ -1,4 +1,4 @@
-"""One resource of a site as a value: an instance, a scaling group or a load balancer, whole.
+"""One resource of a site as a value: an instance or a scaling group, whole (load balancers: balancing.py).
 
 All searching is done by the cloud (filters), never by listing an account. Security groups, target groups and
 instance profiles are named by their names, because ids mean nothing on the other side; of user data only the digest
@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from drpilot.domain.group import Instance, LoadBalancer, ScalingGroup, Volume
+from drpilot.domain.group import Instance, ScalingGroup, Volume
 from drpilot.domain.plain import Json
 from drpilot.domain.ports import CloudError, FailureClass, Site
 from drpilot.inventory.launching import attribute, digest_of, instance_user_data, launched_by
@@ -29,8 +29,6 @@ __all__ = [
     "group_names",
     "instances_where",
     "lacking",
-    "listeners",
-    "load_balancer",
     "plain_tags",
     "refused",
     "scaling_group",
@@ -38,6 +36,7 @@ __all__ = [
     "scaling_groups_tagged",
     "tag_filter",
     "tags_of",
+    "target_groups",
 ]
 
 MEMBER_TAG = "drpilot:member"
@@ -51,16 +50,6 @@ _METADATA = (
     "HttpEndpoint",
     "HttpProtocolIpv6",
     "InstanceMetadataTags",
-)
-_HEALTH = (
-    "HealthCheckProtocol",
-    "HealthCheckPort",
-    "HealthCheckPath",
-    "HealthCheckIntervalSeconds",
-    "HealthCheckTimeoutSeconds",
-    "HealthyThresholdCount",
-    "UnhealthyThresholdCount",
-    "Matcher",
 )
 # DescribeVolumes tells the baseline iops of every type; only these take the number when a volume is made.
 _WITH_IOPS = frozenset({"gp3", "io1", "io2"})
@@ -192,15 +181,19 @@ def _instance(site: Site, one: Json, key: str, volumes: Mapping[str, Json]) -> I
         metadata_options={name: metadata[name] for name in _METADATA if name in metadata},
         root_device=root,
         architecture=one.get("Architecture", "x86_64"),
-        termination_protection=bool(
-            (attribute(site, one["InstanceId"], "disableApiTermination", "DisableApiTermination") or {}).get(
-                "Value"
-            )
-        ),
+        termination_protection=_protected(site, one["InstanceId"]),
         product_codes=_product_codes(one.get("ProductCodes")),
-        volumes=_attached(one, key, root, volumes),
+        volumes=_attached(site, one, (key, root), volumes),
         tags=plain_tags(tags_of(one)),
     )
+
+
+def _protected(site: Site, instance: str) -> bool:
+    """Whether it is protected from termination, where a cloud knows such a thing."""
+    if "termination-protection" not in site.capabilities:
+        return False
+    found = attribute(site, instance, "disableApiTermination", "DisableApiTermination")
+    return bool((found or {}).get("Value"))
 
 
 def _product_codes(codes: Iterable[Json] | None) -> tuple[str, ...]:
@@ -222,19 +215,22 @@ def _volumes(site: Site, raw: Sequence[Json]) -> dict[str, Json]:
             "ec2", "DescribeVolumes", {"Filters": [{"Name": "volume-id", "Values": chunk}]}
         ):
             found |= {volume["VolumeId"]: volume for volume in page.get("Volumes") or ()}
-    if "ec2:volume-types" not in site.capabilities:  # its one type says nothing to the other cloud
-        return {key: {**volume, "VolumeType": ""} for key, volume in found.items()}
     return found
 
 
-def _attached(one: Json, key: str, root: str, volumes: Mapping[str, Json]) -> tuple[Volume, ...]:
-    built = []
+def _attached(
+    site: Site, one: Json, named: tuple[str, str], volumes: Mapping[str, Json]
+) -> tuple[Volume, ...]:
+    """The volumes of an instance. `named` are its key and its root device. A cloud with one kind of volume says nothing
+    of the kind (it calls them all `standard`): the type is empty then, and the other side takes its own default.
+    """
+    built, (key, root), kinds = [], named, "volume-types" in site.capabilities
     for mapping in one.get("BlockDeviceMappings") or ():
         ebs = mapping.get("Ebs") or {}
         volume = volumes.get(ebs.get("VolumeId", ""))
         if volume is None:
             continue  # Detached between the two looks: the next look tells.
-        kind, device = volume.get("VolumeType", "standard"), mapping["DeviceName"]
+        kind, device = volume.get("VolumeType", "standard") if kinds else "", mapping["DeviceName"]
         built.append(
             Volume(
                 key=f"{key}{device}" if device.startswith("/") else f"{key}/{device}",
@@ -306,7 +302,9 @@ def _scaling_group(site: Site, found: Json) -> ScalingGroup:
         template=template.get("LaunchTemplateName", ""),
         template_id=template.get("LaunchTemplateId", ""),
         template_version=number,
-        target_groups=tuple(sorted(_target_group_names(site, found.get("TargetGroupARNs") or []))),
+        target_groups=tuple(
+            sorted(one["TargetGroupName"] for one in target_groups(site, found.get("TargetGroupARNs") or []))
+        ),
         security_groups=_template_groups(site, data),
         key_pair=data.get("KeyName"),
         profile=_name(profile["Arn"]) if profile.get("Arn") else profile.get("Name"),
@@ -320,6 +318,8 @@ def _scaling_group(site: Site, found: Json) -> ScalingGroup:
         health_check=found.get("HealthCheckType", "EC2"),
         grace_s=int(found.get("HealthCheckGracePeriod") or 0),
         tags=plain_tags(tags_of(found)),
+        zones=tuple(sorted(found.get("AvailabilityZones") or ())),
+        balancers=tuple(sorted(found.get("LoadBalancerNames") or ())),
     )
 
 
@@ -361,71 +361,11 @@ def group_names(site: Site, ids: Iterable[str]) -> set[str]:
     return names
 
 
-def _target_group_names(site: Site, arns: Sequence[str]) -> list[str]:
-    return [group["TargetGroupName"] for group in _target_groups(site, arns)]
-
-
-def _target_groups(site: Site, arns: Sequence[str]) -> list[Json]:
+def target_groups(site: Site, arns: Sequence[str]) -> list[Json]:
+    """Target groups by ARN, in the API's words."""
     if not arns:
         return []
     found: list[Json] = []
     for page in site.pages("elbv2", "DescribeTargetGroups", {"TargetGroupArns": list(arns)}):
         found += page.get("TargetGroups") or []
     return found
-
-
-# -- load balancers --------------------------------------------------------------------------------------
-
-
-def load_balancer(site: Site, name: str) -> LoadBalancer | None:
-    """The ELBv2 load balancer called `name` with its first listener and that listener's target group."""
-    try:
-        pages = list(site.pages("elbv2", "DescribeLoadBalancers", {"Names": [name]}))
-    except CloudError as error:
-        if error.kind is FailureClass.NOT_FOUND:
-            return None
-        raise
-    found = [one for page in pages for one in page.get("LoadBalancers") or ()]
-    return _load_balancer(site, found[0]) if found else None
-
-
-def listeners(site: Site, arn: str) -> list[Json]:
-    """The listeners of a load balancer, by port."""
-    pages = site.pages("elbv2", "DescribeListeners", {"LoadBalancerArn": arn})
-    return sorted(
-        (one for page in pages for one in page.get("Listeners") or ()), key=lambda one: one.get("Port", 0)
-    )
-
-
-def _forwarded(listener: Json) -> list[str]:
-    arns = []
-    for action in listener.get("DefaultActions") or ():
-        if action.get("Type") == "forward":
-            several = (action.get("ForwardConfig") or {}).get("TargetGroups") or ()
-            arns += [action["TargetGroupArn"]] if action.get("TargetGroupArn") else []
-            arns += [one["TargetGroupArn"] for one in several if one["TargetGroupArn"] not in arns]
-    return arns
-
-
-def _load_balancer(site: Site, found: Json) -> LoadBalancer:
-    arn = found["LoadBalancerArn"]
-    first = next((one for one in listeners(site, arn) if _forwarded(one)), {})
-    targets = _target_groups(site, _forwarded(first)[:1])
-    target = targets[0] if targets else {}
-    zones = found.get("AvailabilityZones") or ()
-    return LoadBalancer(
-        key=found["LoadBalancerName"],
-        arn=arn,
-        dns=found.get("DNSName", ""),
-        scheme=found.get("Scheme", "internet-facing"),
-        type=found.get("Type", "application"),
-        subnets=tuple(sorted(zone["SubnetId"] for zone in zones if zone.get("SubnetId"))),
-        security_groups=tuple(sorted(group_names(site, found.get("SecurityGroups") or ()))),
-        port=int(first.get("Port") or 0),
-        protocol=first.get("Protocol", ""),
-        target_group=target.get("TargetGroupName", ""),
-        target_port=int(target.get("Port") or 0),
-        target_protocol=target.get("Protocol", ""),
-        health_path=target.get("HealthCheckPath") or "/",
-        health={name: target[name] for name in _HEALTH if target.get(name) is not None},
-    )

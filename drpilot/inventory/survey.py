@@ -8,11 +8,11 @@ from typing import Any
 
 from drpilot.domain.group import Instance, LoadBalancer, ScalingGroup
 from drpilot.domain.ports import CloudError, Site
+from drpilot.inventory.balancing import balancing, load_balancer
 from drpilot.inventory.resources import (
     DRILL_TAG,
     described,
     instances_where,
-    load_balancer,
     refused,
     scaling_group,
     scaling_groups,
@@ -24,7 +24,6 @@ from drpilot.inventory.resources import (
 __all__ = ["Subnet", "Survey", "Surveyed", "load_balancers_with", "offer", "scaling_groups_with", "survey"]
 
 _TIER_TAG = "tier"
-_TAGS_A_CALL = 20  # Elastic Load Balancing API reference, DescribeTags.
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +161,7 @@ def _tiers(look: _Look, tag: str | None) -> dict[str, Surveyed]:
             if balancer is not None:
                 balancers.setdefault(_label(tags), []).append(balancer)
     except CloudError as error:
-        look.note("elbv2:DescribeLoadBalancers", error)
+        look.note(error.operation or "elbv2:DescribeLoadBalancers", error)
     return {
         tier: Surveyed(
             described(site, instances.get(tier, [])),
@@ -190,21 +189,12 @@ def scaling_groups_with(site: Site, tag: str | None) -> list[tuple[str, dict[str
 
 
 def load_balancers_with(site: Site, tag: str | None) -> list[tuple[str, dict[str, str]]]:
-    """Name and tags of the load balancers that carry `tag`, or of all.
-
-    ELBv2 has no filter by tag: the tags are asked for afterwards, 20 at a time.
-    """
-    if "elbv2" not in site.capabilities:
-        return []
+    """Name and tags of the load balancers that carry `tag`, or of all; those of drills left out."""
+    kind = balancing(site)
     key, _, value = (tag or "").partition("=")
-    names: dict[str, str] = {}
-    for page in site.pages("elbv2", "DescribeLoadBalancers", {}):
-        names |= {one["LoadBalancerArn"]: one["LoadBalancerName"] for one in page.get("LoadBalancers") or ()}
-    found, arns = [], sorted(names)
-    for start in range(0, len(arns), _TAGS_A_CALL):
-        reply = site.call("elbv2", "DescribeTags", {"ResourceArns": arns[start : start + _TAGS_A_CALL]})
-        for row in reply.get("TagDescriptions") or ():
-            tags = tags_of(row)
-            if (tag is None or tags.get(key) == value) and DRILL_TAG not in tags:
-                found.append((names[row["ResourceArn"]], tags))
+    found = [
+        (one.name, dict(one.tags))
+        for one in (kind.tagged() if kind is not None else ())
+        if (tag is None or one.tags.get(key) == value) and DRILL_TAG not in one.tags
+    ]
     return sorted(found, key=lambda item: item[0])

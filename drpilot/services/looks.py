@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 from drpilot.actions.addresses import address_room, bound_to
 from drpilot.actions.command import startable
-from drpilot.actions.members import balancer
 from drpilot.actions.traffic import record_of, same_name
 from drpilot.actions.views import describe, images, instances, snapshots, tagged, tags_of
 from drpilot.base.errors import DrpilotError, Finding
 from drpilot.domain.group import Group
 from drpilot.domain.point import choose
 from drpilot.domain.ports import CloudError, Site
+from drpilot.inventory.balancing import standing
 from drpilot.inventory.discover import carried, members, partner, uncarried, unprotected
 from drpilot.inventory.partners import key_state
 from drpilot.inventory.resources import FILTER_VALUES, chunks
@@ -165,15 +165,13 @@ def _name(house: House, view: GroupView) -> Iterator[Checked]:
         or any(r.lane == "move" for r in house.journal.runs(view.name, live=True))
     ):
         return
-    there = balancer(house.site(view.active), fronts[-1].key)
-    expected = (
-        f"{traffic.name} → {there['DNSName'] if there is not None else 'a load balancer'} on {view.active}"
-    )
+    there = standing(house.site(view.active), fronts[-1].key)
+    expected = f"{traffic.name} → {there.dns if there is not None else 'a load balancer'} on {view.active}"
     record = record_of(house.site(traffic.site), traffic)
     values = [item["Value"] for item in (record or {}).get("ResourceRecords") or []]
     values += [record["AliasTarget"]["DNSName"]] if record is not None and "AliasTarget" in record else []
     observed = ", ".join(values) or "no record"
-    if there is not None and any(same_name(value, there["DNSName"]) for value in values):
+    if there is not None and any(same_name(value, there.dns) for value in values):
         yield ok("traffic", view.name, expected, observed)
         return
     message = f"{traffic.name} does not lead to {view.active}: it says {observed}"
@@ -323,8 +321,11 @@ def drifted(before: Group, now: Group) -> Iterator[str]:
                 yield f"instance {key} has other volumes than were protected"
         was, is_now = tier.scaling_group, seen.scaling_group
         if was is not None and is_now is not None and was.template_version != is_now.template_version:
-            versions = f"v{was.template_version} → v{is_now.template_version}"
-            yield f"scaling group {was.key}: launch template {versions}"
+            names = was.template_version, is_now.template_version
+            if was.template or is_now.template:
+                yield f"scaling group {was.key}: launch template v{names[0]} → v{names[1]}"
+            else:
+                yield f"scaling group {was.key}: launch configuration {names[0]} → {names[1]}"
 
 
 def _orphans(house: House, view: GroupView) -> Iterator[Checked]:

@@ -46,9 +46,12 @@ def owned(house: House, view: GroupView) -> Owned:
         ids |= {item.id for item in tier.instances} | {v.id for item in tier.instances for v in item.volumes}
         ids |= {_address_of(tier.name, item.key) for item in tier.instances if item.elastic_address}
         if tier.scaling_group is not None:
-            ids |= {tier.scaling_group.key, tier.scaling_group.template_id, *tier.scaling_group.target_groups}
+            scaled = tier.scaling_group
+            ids |= {scaled.key, scaled.template_id, *scaled.target_groups, *scaled.balancers}
         if tier.load_balancer is not None:
-            ids |= {tier.load_balancer.key, tier.load_balancer.arn, tier.load_balancer.target_group}
+            front = tier.load_balancer
+            # what stands for a classic balancer where target groups are has its name
+            ids |= {front.key, front.arn, front.target_group}
     runs = {run.id for run in house.journal.runs(view.name, live=True)}
     return Owned(frozenset(ids - {""}), frozenset(runs), frozenset(point.id for point in points))
 
@@ -119,7 +122,8 @@ def _listed(site: Site, group: str) -> Iterator[_Listed]:
     templates = "ec2:CreateLaunchTemplate" in site.capabilities
     for item in describe(site, "DescribeLaunchTemplates", "LaunchTemplates", ours) if templates else ():
         yield "launch template", item["LaunchTemplateId"], tags_of(item), ()
-    for item in describe(site, "DescribeAddresses", "Addresses", ours):
+    kept = "address-tags" in site.capabilities
+    for item in describe(site, "DescribeAddresses", "Addresses", ours) if kept else ():
         tags = tags_of(item)
         # one that waits to be bound is the member's all the same: the next run binds it
         member = _address_of(tags.get("drpilot:tier", ""), tags.get("drpilot:member", ""))

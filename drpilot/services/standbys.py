@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from drpilot.actions.members import balancer, group_view
+from drpilot.actions.members import group_view
 from drpilot.actions.views import images, instances
 from drpilot.base.errors import Finding
 from drpilot.domain.group import ScalingGroup, Tier
 from drpilot.domain.ports import Site, StandbyView
+from drpilot.inventory.balancing import standing
 from drpilot.inventory.launching import launched_by
 from drpilot.inventory.resources import FILTER_VALUES, chunks
 from drpilot.journal.views import GroupView
@@ -69,7 +70,8 @@ def _machines(site: Site, view: GroupView, tier: Tier, standby: StandbyView) -> 
         state, zone = found["State"]["Name"], mapping.zones.get(member.zone)
         if state != "stopped":
             wrong.append(f"{found['InstanceId']} is {state}, not stopped")
-        if member.elastic_address and not found.get("PublicIpAddress"):
+        kept = member.elastic_address and "address-tags" in site.capabilities
+        if kept and not found.get("PublicIpAddress"):
             wrong.append(f"{found['InstanceId']} has no elastic address")
         if found["InstanceType"] != size:
             wrong.append(f"{found['InstanceId']} is a {found['InstanceType']}, not a {size}")
@@ -90,16 +92,23 @@ def _scaling(site: Site, view: GroupView, tier: Tier) -> list[str]:
         if group is not None:
             wrong += _placed(view, tier.scaling_group, group.raw)
             wrong += _launches(site, view, tier.scaling_group, group.raw)
-    if tier.load_balancer is not None and balancer(site, tier.load_balancer.key) is None:
+    if tier.load_balancer is not None and standing(site, tier.load_balancer.key) is None:
         wrong.append(f"load balancer {tier.load_balancer.key} is missing")
     return wrong
 
 
 def _placed(view: GroupView, member: ScalingGroup, raw: Mapping[str, Any]) -> Iterator[str]:
-    """The group's subnets, where the map names a partner for its own; a cloud without networks has none."""
-    subnets = view.group.mapping(view.active).subnets
-    wanted = {subnets[name] for name in member.subnets if name in subnets}
+    """The group's subnets, where the map names a partner for its own; on a cloud without networks its zones."""
+    mapping = view.group.mapping(view.active)
     present = set(filter(None, str(raw.get("VPCZoneIdentifier") or "").split(",")))
+    if not present:
+        zones = {mapping.zones[name] for name in member.zones if name in mapping.zones}
+        there = set(raw.get("AvailabilityZones") or ())
+        if zones and there != zones:
+            yield f"scaling group {member.key} is in {', '.join(sorted(there)) or 'no zone'}"
+        return
+    places = member.subnets or member.zones
+    wanted = {mapping.subnets[name] for name in places if name in mapping.subnets}
     if wanted and present != wanted:
         yield f"scaling group {member.key} is in {', '.join(sorted(present)) or 'no subnet'}"
 
