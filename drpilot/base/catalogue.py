@@ -159,6 +159,9 @@ _ROWS: tuple[Row, ...] = (
     Row("DRP-6709", "snapshot-not-ready", 1, "{snapshot} on {site} is {state}", "Only a completed snapshot can be read by blocks; one that was not completed in time fails.", "look at it on {site}; a pending one takes a while"),
     Row("DRP-6710", "no-parts", 9, "there is no copy at {place}", "A place in a bucket holds a copy when it has a blocks.map.", "check bucket and prefix"),
     Row("DRP-6711", "stream-cut", 1, "{name} has {have} bytes, announced were {need}", "A stream that is shorter or longer than announced is not the image it should be.", "check where the stream comes from"),
+    Row("DRP-6712", "mover-job", 6, "{file} is no {kind} of a mover: {what}", "A mover's job names devices and holds a URL for each object it may write; one that was cut off, changed, is of another version or expired is not guessed at.", "let the controller write a new one: drpilot run retry"),
+    Row("DRP-6713", "mover-device", 9, "the device {device} of the job is not found on this machine: {what}", "A guest may call a volume by another name than the cloud. It is found by its name or by its size, and never guessed: the bytes of another volume would be taken for its snapshot.", "name it: drpilot mover JOB --device {device}=PATH; lsblk -b lists what there is"),
+    Row("DRP-6714", "mover-unfinished", 4, "{failed} of {count} volumes were not staged: {what}", "What was written stays; a volume counts as staged when its map is written, last.", "the same command goes on where this one stopped"),
     # 70xx lab
     Row("DRP-7001", "lab-down", 8, "the lab is not running", "--lab commands talk to simulated clouds on this machine.", "drpilot lab up"),
     Row("DRP-7002", "lab-fault", 2, "{what}", "A fault is written KIND[:service.action][@n].", "kinds: {kinds}"),
