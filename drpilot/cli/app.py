@@ -22,6 +22,7 @@ from drpilot.cli import (
     bundlebuckets,
     bundles,
     look,
+    mover,
     practise,
     protecting,
     setup,
@@ -256,6 +257,7 @@ _branch(
         "diff": blocks.blocks_diff,
     },
 )
+_add(app, "mover", mover.mover, DATA)
 
 _add(app, "drill", act.drill, PRACTISE)
 _add(app, "demo", practise.demo, PRACTISE)

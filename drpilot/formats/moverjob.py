@@ -80,6 +80,11 @@ class JobVolume:
     base: JobBase | None = None
 
     @property
+    def parts(self) -> int:
+        """How many parts it has."""
+        return _parts(self.size_bytes)
+
+    @property
     def expected_bytes(self) -> int:
         """How large the device must be."""
         return self.device_bytes or self.size_bytes

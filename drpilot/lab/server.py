@@ -101,7 +101,10 @@ class _Handler(BaseHTTPRequestHandler):
         if headers.get("transfer-encoding", "").lower() == "chunked":
             body = self._chunks()
         else:
-            body = self.rfile.read(int(headers.get("content-length") or 0))
+            length = int(headers.get("content-length") or 0)
+            body = self.rfile.read(length)
+            if len(body) < length:  # half an upload changes nothing
+                raise ConnectionResetError
         parts = urlsplit(self.path)
         return Incoming(self.command, parts.path or "/", parts.query, headers, body)
 
