@@ -15,10 +15,15 @@ from urllib.parse import quote, unquote
 __all__ = ["Scope", "SignatureProblem", "Signed", "read_signature", "verify"]
 
 _SKEW = timedelta(minutes=15)
+_LONGEST_S = (
+    7 * 86_400
+)  # of a presigned URL (S3 API reference, "Authenticating requests: using query parameters")
 
 
 class SignatureProblem(Exception):
-    """Why a request is not accepted: `reason` is missing, malformed, unknown-key, mismatch or expired."""
+    """Why a request is not accepted: `reason` is missing, malformed, unknown-key, mismatch, expired, late (a presigned
+    URL's time is over) or old (a version that is no longer taken).
+    """
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
@@ -71,7 +76,13 @@ def read_signature(query: Mapping[str, str], headers: Mapping[str, str]) -> Sign
             "SignedHeaders": query.get("X-Amz-SignedHeaders", ""),
             "Signature": query["X-Amz-Signature"],
         }
-        moment, expires_s = query.get("X-Amz-Date", ""), int(query.get("X-Amz-Expires", "0"))
+        told = query.get("X-Amz-Expires", "")
+        moment, expires_s = query.get("X-Amz-Date", ""), int(told) if told.isdecimal() else 0
+    elif "AWSAccessKeyId" in query or headers.get("authorization", "").startswith("AWS "):
+        raise SignatureProblem(
+            "old",
+            "The authorization mechanism you have provided is not supported. Please use AWS4-HMAC-SHA256.",
+        )
     else:
         algorithm, _, rest = headers.get("authorization", "").partition(" ")
         if algorithm != "AWS4-HMAC-SHA256":
@@ -96,8 +107,10 @@ def verify(signed: Signed, request: Canonical, keys: Mapping[str, str], now: dat
     except ValueError:
         raise SignatureProblem("malformed", "The request has no readable X-Amz-Date") from None
     if signed.expires_s is not None:
+        if not 0 < signed.expires_s <= _LONGEST_S:
+            raise SignatureProblem("malformed", "X-Amz-Expires must be less than a week (in seconds)")
         if not moment - _SKEW <= now <= moment + timedelta(seconds=signed.expires_s):
-            raise SignatureProblem("expired", "Request has expired")
+            raise SignatureProblem("late", "Request has expired")
     elif abs(now - moment) > _SKEW:
         raise SignatureProblem("expired", f"Request has expired: it is dated {signed.moment}")
     text = "\n".join(

@@ -51,7 +51,10 @@ def answer(cloud: Cloud, request: Incoming) -> Reply:
         # A call that is not allowed in still meets an outage: a dead site refuses nobody politely.
         if cloud.faults.outage in ("refuse", "hang", "reset"):
             raise Cut(str(cloud.faults.outage)) from None
-        return encode_refusal(service_model(service), _unsigned(service, problem), request_id)
+        if problem.reason == "old":  # only buckets were ever asked like that
+            service = "s3"
+        refusal, bare = _unsigned(service, problem), request.method == "HEAD"
+        return encode_refusal(service_model(service), refusal, request_id, bare=bare)
     model = service_model(service)
     try:
         operation, params = decode(service, unchunked(request))
@@ -68,17 +71,12 @@ def answer(cloud: Cloud, request: Incoming) -> Reply:
 
 def _unsigned(service: str, problem: SignatureProblem) -> Refusal:
     """The refusal of a request whose signature is no good, in the words of each service."""
-    reason, status = problem.reason, 403
+    if service == "s3":
+        return _unsigned_object(problem)
+    reason, status = "expired" if problem.reason == "late" else problem.reason, 403
     if service == "ec2":
         codes = {"expired": "RequestExpired", "missing": "MissingAuthenticationToken"}
         code, status = codes.get(reason, "AuthFailure"), 400 if reason == "expired" else 401
-    elif service == "s3":
-        code = {
-            "unknown-key": "InvalidAccessKeyId",
-            "expired": "RequestTimeTooSkewed",
-            "missing": "AccessDenied",
-            "region": "AuthorizationHeaderMalformed",
-        }.get(reason, "SignatureDoesNotMatch")
     elif service in ("ebs", "kms", "service-quotas"):
         code = {
             "unknown-key": "UnrecognizedClientException",
@@ -93,6 +91,20 @@ def _unsigned(service: str, problem: SignatureProblem) -> Refusal:
             "mismatch": "SignatureDoesNotMatch",
             "missing": "MissingAuthenticationToken",
         }.get(reason, "IncompleteSignature")
+    return Refusal(code, problem.message, status)
+
+
+def _unsigned_object(problem: SignatureProblem) -> Refusal:
+    """As S3 says it (API reference, "Error responses"); version 2 ended with buckets made after June 2020."""
+    code, status = {
+        "unknown-key": ("InvalidAccessKeyId", 403),
+        "expired": ("RequestTimeTooSkewed", 403),
+        "late": ("AccessDenied", 403),
+        "malformed": ("AuthorizationQueryParametersError", 400),
+        "missing": ("AccessDenied", 403),
+        "old": ("InvalidRequest", 400),
+        "region": ("AuthorizationHeaderMalformed", 403),
+    }.get(problem.reason, ("SignatureDoesNotMatch", 403))
     return Refusal(code, problem.message, status)
 
 

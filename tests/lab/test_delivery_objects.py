@@ -8,6 +8,7 @@ import base64
 import hashlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,6 +18,7 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
+from drpilot.base.clock import ManualClock
 from drpilot.lab.cloud import Cloud, Settings
 from drpilot.lab.payload import ALGORITHMS, checksum, unframe
 from drpilot.lab.refusal import Refusal
@@ -255,18 +257,44 @@ def test_managed_transfer_uses_multipart(s3: Any, tmp_path: Path) -> None:
 
 
 def test_presigned_urls(cloud: Cloud, s3: Any) -> None:
-    """A presigned PUT stores, a presigned GET reads, and a changed one is refused."""
+    """A presigned PUT, HEAD, GET and DELETE each make their one call on their one object until they expire; what is
+    changed, late, too long or of version 2 is refused as S3 refuses it, and changes nothing.
+    """
 
     def ask(method: str, url: str, body: bytes = b"") -> Any:
         parts = urlsplit(url)
         return answer(cloud, Incoming(method, parts.path, parts.query, {"host": parts.netloc}, body))
 
-    v4 = client(cloud, signature_version="s3v4")
-    put = v4.generate_presigned_url("put_object", Params={"Bucket": BUCKET, "Key": "p"})
+    def signed(call: str, version: str = "s3v4", expires_s: int = 600) -> str:
+        made = client(cloud, signature_version=version)
+        return str(made.generate_presigned_url(call, {"Bucket": BUCKET, "Key": "p"}, ExpiresIn=expires_s))
+
+    put, head, get, delete = (signed(f"{name}_object") for name in ("put", "head", "get", "delete"))
+    assert ask("HEAD", head).status == 404
     assert ask("PUT", put, b"signed").status == 200
-    get = v4.generate_presigned_url("get_object", Params={"Bucket": BUCKET, "Key": "p"})
+    assert ask("HEAD", head).headers["ETag"] == f'"{hashlib.md5(b"signed").hexdigest()}"'
     assert ask("GET", get).body == b"signed"
-    assert ask("GET", get.replace("/p?", "/q?")).status == 403
+    refused_as = {
+        ("GET", get.replace("/p?", "/q?")): (403, b"SignatureDoesNotMatch"),
+        ("PUT", get): (403, b"SignatureDoesNotMatch"),
+        ("DELETE", put): (403, b"SignatureDoesNotMatch"),
+        ("GET", signed("get_object", expires_s=700_000)): (400, b"AuthorizationQueryParametersError"),
+        ("PUT", signed("put_object", "s3")): (400, b"InvalidRequest"),
+    }
+    for (method, url), (status, code) in refused_as.items():
+        reply = ask(method, url, b"other")
+        assert (reply.status, code in reply.body) == (status, True), reply.body
+    now, cloud.clock = cloud.clock, ManualClock(cloud.clock.now() + timedelta(seconds=601))
+    late = ask("PUT", put, b"other")
+    cloud.clock = now
+    assert (late.status, b"AccessDenied" in late.body, b"Request has expired" in late.body) == (
+        403,
+        True,
+        True,
+    )
+    assert ask("GET", get).body == b"signed"
+    assert ask("DELETE", delete).status == 204
+    assert ask("HEAD", head).status == 404
 
 
 def test_buckets_are_tagged_and_kept_over_a_restart(cloud: Cloud, s3: Any, tmp_path: Path) -> None:

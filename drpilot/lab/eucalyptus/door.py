@@ -116,7 +116,8 @@ def _rest(cloud: Cloud, request: Incoming, service: str, rest: str) -> Reply:
         signing.authenticate_object(cloud, request, rest)
     except SignatureProblem as problem:
         _meet_outage(cloud)
-        codes = {"unknown-key": "InvalidAccessKeyId", "missing": "AccessDenied", "expired": "AccessDenied"}
+        codes = dict.fromkeys(("missing", "expired", "late"), "AccessDenied")
+        codes["unknown-key"] = "InvalidAccessKeyId"
         refusal = Refusal(codes.get(problem.reason, "SignatureDoesNotMatch"), problem.message, 403)
         return encode_refusal(model, refusal, request_id, bare=bare)
     try:
