@@ -21,7 +21,7 @@ from drpilot.lab.refusal import Refusal
 from drpilot.lab.table import Row
 from drpilot.lab.volumes import detach_row
 
-__all__: list[str] = []
+__all__ = ["shut_down"]
 
 kind("instances", "instance", live=lambda row: row["State"]["Name"] not in ("shutting-down", "terminated"))
 
@@ -202,6 +202,21 @@ def stop_instances(cloud: Cloud, params: dict[str, Any]) -> dict[str, Any]:
             cloud.later(duration(cloud, "instance.stop"), "instance.stopped", row["InstanceId"])
         changes.append(_change(row, before))
     return {"StoppingInstances": changes}
+
+
+def shut_down(cloud: Cloud, instance_id: str) -> None:
+    """A machine that powered itself off: stopped or terminated, as its shutdown behaviour says (EC2 user guide,
+    "Change the instance initiated shutdown behavior").
+    """
+    row = cloud.table("instances").get(instance_id)
+    if row is None or row["State"]["Name"] != "running":
+        return
+    stops = row["_shutdown"] == "stop" and row["RootDeviceType"] == "ebs"
+    code = "Client.InstanceInitiatedShutdown"
+    row["StateReason"] = {"Code": code, "Message": f"{code}: Instance initiated shutdown"}
+    set_state(row, "stopping" if stops else "shutting-down")
+    took, ended = ("stop", "stopped") if stops else ("terminate", "terminated")
+    cloud.later(duration(cloud, f"instance.{took}"), f"instance.{ended}", instance_id)
 
 
 @timer("instance.stopped")

@@ -36,7 +36,7 @@ BLOCK_BYTES = 524_288
 """Size of a snapshot block of EBS, so that one block of data is one block of a snapshot."""
 ROW_BYTES = 64
 ROWS = BLOCK_BYTES // ROW_BYTES
-_ROOT = re.compile(rb"drpilot-guest role=(db|app|web) volumes=(\d{1,2})\n")
+_ROOT = re.compile(rb"drpilot-guest role=(db|app|web|mover) volumes=(\d{1,2})\n")
 _DATA_MARK = b"drpilot-data "
 _ROW = re.compile(rb"beat (\d{12}) (\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z)")
 

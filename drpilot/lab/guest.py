@@ -1,4 +1,4 @@
-"""The software that runs on a lab cloud's instances: database, application and web guests.
+"""The software that runs on a lab cloud's instances: database, application and web guests, and movers (mover.py).
 
 A guest is what the bytes of its root volume say (disk.py), so an instance from a copied image has a role
 only when bytes were really copied. It listens on its instance's private and elastic address: HTTP 8080 with `/healthz`
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from drpilot.base.clock import rfc3339
-from drpilot.lab import disk, forwarding, machines
+from drpilot.lab import disk, forwarding, machines, mover
 from drpilot.lab.cloud import Cloud, path
 from drpilot.lab.disk import DataSet, Heartbeat, Software
 from drpilot.lab.loopback import Endpoint, Service, fetch, knock, read_request, reset, respond
@@ -53,7 +53,7 @@ class Guest:
 
     @property
     def role(self) -> str:
-        """db, app or web."""
+        """db, app, web or mover."""
         return self.software.role
 
 
@@ -160,6 +160,7 @@ def guests(cloud: Cloud, beside: Runtime) -> dict[Endpoint, Service]:
     running = machines.running_ids(cloud)
     for instance_id in [key for key in beside.guests if key not in running]:
         del beside.guests[instance_id]
+        beside.end_program(instance_id)
     booting_s = cloud.setting("durations", {}).get("guest.boot", _BOOT_S)
     for instance_id in running:
         if instance_id not in beside.guests:
@@ -177,6 +178,9 @@ def _endpoints(cloud: Cloud, beside: Runtime, guest: Guest) -> dict[Endpoint, Se
     """What one booted guest listens on, after a database was tended."""
     found: dict[Endpoint, Service] = {}
     machine, world = guest.machine, beside.fresh_world()
+    if guest.role == "mover":
+        mover.tend(cloud, beside, machine)
+        return found
     own = [address for address in (machine.address, machine.public) if address]
     if guest.role == "db":
         _tend_database(cloud, beside, guest)

@@ -18,6 +18,7 @@ from drpilot.lab.cloud import Cloud, Refusal
 __all__ = [
     "Machine",
     "Subnet",
+    "attached",
     "default_group",
     "default_subnets",
     "has_vpc",
@@ -71,13 +72,23 @@ def _user_data(row: Mapping[str, Any]) -> str:
         return str(text)
 
 
-def _read(row: Mapping[str, Any]) -> Machine:
-    volumes = {
+def _volumes(row: Mapping[str, Any]) -> dict[str, str]:
+    return {
         item["DeviceName"]: item["Ebs"]["VolumeId"]
         for item in row.get("BlockDeviceMappings") or []
         if (item.get("Ebs") or {}).get("Status", "attached") == "attached"
     }
-    root = volumes.pop(row.get("RootDeviceName"), None) or row.get("_root")
+
+
+def attached(cloud: Cloud, instance_id: str) -> dict[str, str]:
+    """The volumes of an instance but its root, by the names of their devices."""
+    row = cloud.table("instances").peek().get(instance_id) or {}
+    return {name: volume for name, volume in _volumes(row).items() if name != row.get("RootDeviceName")}
+
+
+def _read(row: Mapping[str, Any]) -> Machine:
+    volumes = _volumes(row)
+    root = volumes.pop(str(row.get("RootDeviceName")), None) or row.get("_root")
     return Machine(
         instance_id=row["InstanceId"],
         state=row["State"]["Name"],

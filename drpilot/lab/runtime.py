@@ -12,14 +12,14 @@ import weakref
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from drpilot.base.clock import RealClock
 from drpilot.lab.cloud import Cloud, resident
 from drpilot.lab.loopback import Endpoint, Loopback, Service
 from drpilot.lab.reachability import World, look
 
-__all__ = ["Contributor", "Health", "Runtime", "contributor", "runtime"]
+__all__ = ["Contributor", "Health", "Program", "Runtime", "contributor", "runtime"]
 
 _LEAST_PAUSE_S = 0.05
 _SYNCHRONOUS_S = 30.0
@@ -42,6 +42,13 @@ class Health:
     checking: bool = False
 
 
+class Program(Protocol):
+    """A process that plays what runs on a guest."""
+
+    def kill(self) -> None:
+        """End it now, as a power cut does."""
+
+
 class Runtime:
     """The part of a cloud that lives in memory. `world` is replaced, never changed."""
 
@@ -51,6 +58,8 @@ class Runtime:
         self._loopback: Loopback | None = None
         self.health: dict[tuple[str, str, int], Health] = {}
         self.guests: dict[str, Any] = {}
+        self.programs: dict[str, Program] = {}
+        """Programs that guests run as processes, by instance id."""
         self.world = World()
         self._look: Callable[[], World] | None = None
         self.synchronous = False
@@ -74,8 +83,16 @@ class Runtime:
         """Forget everything that runs; listeners close."""
         self.health.clear()
         self.guests.clear()
+        for instance_id in list(self.programs):
+            self.end_program(instance_id)
         if self._loopback is not None:
             self._loopback.want({})
+
+    def end_program(self, instance_id: str) -> None:
+        """Kill a guest's program; one that runs none is no error."""
+        program = self.programs.pop(instance_id, None)
+        if program is not None:
+            program.kill()
 
     def want(self, services: dict[Endpoint, Service]) -> None:
         """Let exactly these endpoints listen; the thread starts with the first one."""

@@ -19,20 +19,17 @@ import base64
 import json
 import os
 import signal
-import socket
-import struct
 import sys
 import threading
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from drpilot.base.clock import RealClock
 from drpilot.domain.operations import is_reading
 from drpilot.lab.cloud import Cloud, Refusal, Settings, Unreachable
 from drpilot.lab.faults import Cut
+from drpilot.lab.listener import LOOPBACK, Handler, Listener, hang_up
 from drpilot.lab.machines import machine
 from drpilot.lab.remote import RemotePeer
 from drpilot.lab.store import MissingBlock
@@ -41,105 +38,9 @@ from drpilot.lab.wire import Incoming, Reply, answer
 __all__ = ["Site", "main", "settings_from"]
 
 _HANG_S = 300.0
-_LOOPBACK = "127.0.0.1"
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    allow_reuse_address = True
-    request_queue_size = 128
-
-    def __init__(self, port: int, handler: type[BaseHTTPRequestHandler], site: Site) -> None:
-        self.site = site
-        self.open: set[socket.socket] = set()
-        super().__init__((_LOOPBACK, port), handler)
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        self.open.add(request)
-        super().process_request(request, client_address)
-
-    def shutdown_request(self, request: Any) -> None:
-        self.open.discard(request)
-        super().shutdown_request(request)
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that went away is no error of the lab."""
-        if not isinstance(sys.exc_info()[1], OSError):
-            super().handle_error(request, client_address)
-
-    def stop(self) -> None:
-        """Close the port and every connection."""
-        self.shutdown()
-        self.server_close()
-        for connection in list(self.open):
-            _cut(connection)
-
-
-def _cut(connection: socket.socket) -> None:
-    try:
-        connection.shutdown(socket.SHUT_RDWR)
-    except OSError:
-        return
-
-
-class _Handler(BaseHTTPRequestHandler):
-    """What both ports share: whole bodies in, whole answers out in one write, connections kept open."""
-
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
-    server: _Server
-
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  the base class calls it so
-        """The list of calls is the log."""
-
-    def incoming(self) -> Incoming:
-        """Read the request."""
-        headers = {name.lower(): value for name, value in self.headers.items()}
-        if "100-continue" in headers.get("expect", "").lower():
-            self.send_response_only(100)
-            self.end_headers()
-        if headers.get("transfer-encoding", "").lower() == "chunked":
-            body = self._chunks()
-        else:
-            length = int(headers.get("content-length") or 0)
-            body = self.rfile.read(length)
-            if len(body) < length:  # half an upload changes nothing
-                raise ConnectionResetError
-        parts = urlsplit(self.path)
-        return Incoming(self.command, parts.path or "/", parts.query, headers, body)
-
-    def _chunks(self) -> bytes:
-        body = b""
-        while size := int(self.rfile.readline().split(b";")[0], 16):
-            body += self.rfile.read(size)
-            self.rfile.readline()
-        self.rfile.readline()
-        return body
-
-    def reply(self, reply: Reply) -> None:
-        """Write an answer."""
-        length = str(len(reply.body))
-        headers = dict(reply.headers)
-        for name in [name for name in headers if name.lower() == "content-length"]:
-            own = headers.pop(name)
-            length = own if self.command == "HEAD" else length
-        if reply.status not in (204, 304):
-            headers["Content-Length"] = length
-        headers["Date"] = self.date_time_string()
-        phrase = self.responses.get(reply.status, ("", ""))[0]
-        lines = [f"HTTP/1.1 {reply.status} {phrase}", *(f"{key}: {value}" for key, value in headers.items())]
-        head = ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
-        # Headers and body in one write: two would wait for each other's acknowledgement.
-        self.wfile.write(head if self.command == "HEAD" else head + reply.body)
-
-    def reset(self) -> None:
-        """Close so that the client sees a reset connection."""
-        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.close_connection = True
-        self.connection.close()
-
-
-class _ApiHandler(_Handler):
+class _ApiHandler(Handler):
     """The cloud's own API."""
 
     def _serve(self) -> None:
@@ -152,14 +53,14 @@ class _ApiHandler(_Handler):
                 site.hang()
             if cut.kind == "lost-reply":
                 self.close_connection = True
-                _cut(self.connection)
+                hang_up(self.connection)
             else:
                 self.reset()
 
     do_GET = do_POST = do_PUT = do_DELETE = do_HEAD = _serve
 
 
-class _ControlHandler(_Handler):
+class _ControlHandler(Handler):
     """The lab's control plane."""
 
     def _serve(self) -> None:
@@ -201,16 +102,16 @@ class Site:
         self._peers = peers
         self._healed = threading.Condition()
         self._api_lock = threading.Lock()
-        self._control = _Server(ports[1], _ControlHandler, self)
+        self._control = Listener(ports[1], _ControlHandler, self)
         self.control_port = int(self._control.server_address[1])
-        self._api: _Server | None = _Server(ports[0], _ApiHandler, self)
+        self._api: Listener | None = Listener(ports[0], _ApiHandler, self)
         self.api_port = int(self._api.server_address[1])
         if cloud.faults.outage == "refuse":
             # Broken before it was stopped: the port is only chosen, nobody may ever see it open.
             self._api.server_close()
             self._api = None
         cloud.find_peer = self._find_peer
-        cloud.hosts = frozenset(f"{host}:{self.api_port}" for host in (_LOOPBACK, "localhost"))
+        cloud.hosts = frozenset(f"{host}:{self.api_port}" for host in (LOOPBACK, "localhost"))
         self._commands: dict[str, Callable[[dict[str, Any]], Any]] = {
             "status": self._status,
             "inventory": lambda given: {"resources": cloud.inventory()},
@@ -262,7 +163,7 @@ class Site:
                 self._api.stop()
                 self._api = None
             elif not refusing and self._api is None:
-                self._api = _Server(self.api_port, _ApiHandler, self)
+                self._api = Listener(self.api_port, _ApiHandler, self)
                 _serve(self._api)
         with self._healed:
             self._healed.notify_all()
@@ -306,8 +207,8 @@ class Site:
                 "dialect": cloud.dialect,
                 "speed": cloud.speed,
                 "pid": os.getpid(),
-                "api": f"http://{_LOOPBACK}:{self.api_port}",
-                "control": f"http://{_LOOPBACK}:{self.control_port}",
+                "api": f"http://{LOOPBACK}:{self.api_port}",
+                "control": f"http://{LOOPBACK}:{self.control_port}",
                 "outage": cloud.faults.outage,
                 "faults": cloud.faults.rules(),
                 "calls": cloud.calls_total,
@@ -390,7 +291,7 @@ class Site:
         return {"written": len(data)}
 
 
-def _serve(server: _Server) -> None:
+def _serve(server: Listener) -> None:
     threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
 
 
