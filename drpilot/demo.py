@@ -20,7 +20,7 @@ from drpilot.base.ids import canonical
 from drpilot.domain.run import RunView
 from drpilot.journal.chain import Event
 from drpilot.lab import shop
-from drpilot.practice import Lab
+from drpilot.practice import DEFAULT_PAIR, EUCALYPTUS, Lab
 from drpilot.report import Phase, Story, Totals, build, gather, story_html, story_json
 from drpilot.services.attend import attend, verdict
 from drpilot.services.begin import Asking, Typed, begin, consent, propose
@@ -123,15 +123,25 @@ def seconds_of(view: RunView) -> float:
     return (ended - view.created_at).total_seconds()
 
 
-def tell(folder: Path, reporter: Reporter | None = None, *, keep: bool = False) -> dict[str, Any]:
-    """Tell the whole story in `folder` (made anew) and give its one document; the lab is stopped at the end."""
+def tell(
+    folder: Path,
+    reporter: Reporter | None = None,
+    *,
+    keep: bool = False,
+    pair: str = DEFAULT_PAIR,
+    euca_version: str = EUCALYPTUS,
+) -> dict[str, Any]:
+    """Tell the whole story in `folder` (made anew) and give its one document; the lab is stopped at the end.
+
+    `pair` says what kinds of cloud home and away are, `euca_version` of which version a Eucalyptus is.
+    """
     if (folder / "clouds").exists():
         Lab(folder).down()
     if folder.exists():
         shutil.rmtree(folder)
     lab = Lab(folder)
     try:
-        lab.up()
+        lab.up(pair=pair, euca_version=euca_version)
         houses = [open_house(lab=True, person=name, home=folder) for name in ("oncall", "second")]
         story = _Story(lab, houses[0], houses[1], reporter or Reporter())
         return _told(story)
@@ -174,7 +184,31 @@ def _replicate(story: _Story) -> None:
         view = story.run("replicate")
         ready = [standby for standby in story.house.journal.standbys(GROUP) if standby.state == "ready"]
         told.update(seconds=seconds_of(view), run=view.name)
-        told["text"] = f"point {view.plan.point} complete; {len(ready)} standbys ready on away"
+        moved = moved_blocks(view)
+        told["text"] = f"point {view.plan.point} complete; {len(ready)} standbys ready on away" + (
+            f"; {moved.changed} of {moved.blocks} blocks had changed and moved" if moved.blocks else ""
+        )
+        story.facts["replicated"] = {"blocks": moved.blocks, "changed": moved.changed}
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """Blocks of 512 KiB that a run's volumes hold, and those that had changed since the point before and were moved;
+    none where the clouds copy by themselves.
+    """
+
+    blocks: int = 0
+    changed: int = 0
+
+
+def moved_blocks(view: RunView) -> Moved:
+    """What a run moved over the stage, by what its steps saw land on the target."""
+    outputs = [
+        step.output or {}
+        for step in view.steps.values()
+        if step.planned.action in ("stage.carry", "volume.seal") and step.state == "succeeded"
+    ]
+    return Moved(sum(one["blocks"] for one in outputs), sum(one["changed"] for one in outputs))
 
 
 def _drill(story: _Story) -> None:
@@ -294,7 +328,7 @@ def _failback(story: _Story) -> None:
 def _document(story: _Story, failover: RunView) -> dict[str, Any]:
     house = story.house
     rows = story.inventory()
-    owned = _owned(house)
+    owned = _owned(house) | _staged(house, rows)
     twice = census.duplicates(rows)
     left = census.leftovers(rows, story.before, owned)
     point = house.journal.point(GROUP, failover.plan.point)
@@ -318,8 +352,17 @@ def _document(story: _Story, failover: RunView) -> dict[str, Any]:
     path.write_text(story_html(page))
     document = story_json(page, report=str(path))
     document |= {"duplicate_resources": twice, "leftover_resources": left}
+    document |= {"pair": story.lab.pair, "second_replication": story.facts["replicated"]}
     path.with_suffix(".json").write_text(canonical(document))
     return document
+
+
+def _staged(house: House, rows: list[dict[str, Any]]) -> set[str]:
+    """The bucket over which bytes went, and of what lies in it the folders of snapshots that points have."""
+    bucket = house.journal.group(GROUP).group.staging.bucket or f"drpilot-{GROUP}-staging"
+    living = {replica.source_id for point in house.journal.points(GROUP) for replica in point.replicas}
+    inside = [str(row["id"]) for row in rows if str(row["id"]).startswith(f"{bucket}/")]
+    return {bucket, *(key for key in inside if key.endswith("/zeros") or key.split("/")[-2] in living)}
 
 
 def _owned(house: House) -> set[str]:

@@ -24,7 +24,7 @@ from drpilot.lab.access import site_clients
 from drpilot.lab.faults import KINDS
 from drpilot.lab.process import DEFAULT_SPEED, PAIRS, LabError, SiteAccess, World, pair_of
 
-__all__ = ["DEFAULT_PAIR", "Lab"]
+__all__ = ["DEFAULT_PAIR", "EUCALYPTUS", "Lab"]
 
 BUCKET = "drpilot-witness"
 DEFAULT_PAIR = "aws-aws"

@@ -26,6 +26,9 @@ MaybeSite = Annotated[
 ]
 
 
+_PAIR = "aws-aws, euca-aws or aws-euca: the kinds of the clouds"
+_VERSION = "of a Eucalyptus: 3.4, 4.4 or 5"
+
 # -- the story --------------------------------------------------------------------------------------------------
 
 
@@ -38,6 +41,8 @@ def demo(
     keep: Annotated[
         bool, typer.Option("--keep", help="leave the simulated clouds running at the end")
     ] = False,
+    pair: Annotated[str, typer.Option("--pair", metavar="HOME-AWAY", help=_PAIR)] = "aws-aws",
+    euca_version: Annotated[str, typer.Option("--euca-version", metavar="VERSION", help=_VERSION)] = "4.4",
 ) -> Answer:
     """The whole story on two simulated clouds: protect, drill, fail over, fail back."""
     from drpilot.base.clock import RealClock
@@ -52,7 +57,8 @@ def demo(
     )
     teller = _Teller(session, Progress(session.terminal, RealClock()))
     with _closing(teller):
-        told = tell(folder, Reporter(begins=teller.begins, ended=teller.ended, sees=teller.sees), keep=keep)
+        reporter = Reporter(begins=teller.begins, ended=teller.ended, sees=teller.sees)
+        told = tell(folder, reporter, keep=keep, pair=pair, euca_version=euca_version)
     lines = _totals(told)
     return Answer(told, tuple(lines), "drpilot lab up", 0 if told.get("result", "ok") == "ok" else 1)
 
