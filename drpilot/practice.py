@@ -139,15 +139,20 @@ class Lab:
         for name, block in (("home", plan.home_network), ("away", plan.away_network)):
             if sites[name].dialect != "aws":
                 self.control(name, "tune", classic_network=block)
-        if plan.home == "eucalyptus-3.4":
-            plan = replace(plan, write=self._write)
-        built = shop.build(clients["home"], clients["edge"], plan)
-        prepared = shop.prepare(clients["away"], plan)
+        here, there = (self._by_hand(plan, name) for name in ("home", "away"))
+        built = shop.build(clients["home"], clients["edge"], here)
+        prepared = shop.prepare(clients["away"], there)
         return {**built, "prepared": prepared, "group_file": shop.group_file(built, prepared, plan)}
 
-    def _write(self, volume_id: str, offset: int, data: bytes) -> None:
-        """Write onto a volume of home, as a person at a machine does that has it attached."""
-        self.control("home", "write", volume=volume_id, offset=offset, data=base64.b64encode(data).decode())
+    def _by_hand(self, plan: shop.Plan, site: str) -> shop.Plan:
+        """The plan for a site that takes no images in: somebody writes onto its volumes, at a machine that has them."""
+        if getattr(plan, site) != "eucalyptus-3.4":
+            return plan
+
+        def write(volume_id: str, offset: int, data: bytes) -> None:
+            self.control(site, "write", volume=volume_id, offset=offset, data=base64.b64encode(data).decode())
+
+        return replace(plan, write=write)
 
     def built(self) -> dict[str, Any]:
         """What the shop was built of: ids, and the digest of each data volume by its index."""

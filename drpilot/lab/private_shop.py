@@ -8,7 +8,8 @@ Tags follow a creating call. Tiers are scaling groups with launch configurations
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 from xml.sax.saxutils import escape
 
@@ -17,7 +18,10 @@ from drpilot.lab.dataset import expected, volume_blocks
 from drpilot.lab.shop_name import put_name
 from drpilot.lab.shop_plan import ANYWHERE, DEVICES, PORT, Clients, Plan, public_key, rules, tags, until
 
-__all__ = ["build", "prepare"]
+__all__ = ["MOVER_IMAGE", "build", "prepare"]
+
+MOVER_IMAGE = "drpilot-mover"
+"""Name and tag of the image that movers are launched from."""
 
 _BUCKET = "shop-imports"
 _PART_BYTES = 10 * 1024 * 1024
@@ -73,13 +77,6 @@ def _security_groups(ec2: Any, vpc_id: str | None) -> dict[str, str]:
     for name, permissions in rules(groups).items():
         ec2.authorize_security_group_ingress(GroupId=groups[name], IpPermissions=permissions)
     return groups
-
-
-def prepare(away: Clients, plan: Plan, block: str) -> dict[str, Any]:
-    """The empty landing place: network, security groups and key pair of equal names."""
-    ec2 = away("ec2")
-    ec2.import_key_pair(KeyName="shop-ops", PublicKeyMaterial=public_key(plan))
-    return _network(ec2, block, plan.away)
 
 
 # -- bytes ------------------------------------------------------------------------------------------------
@@ -154,13 +151,13 @@ def _until_state(ec2: Any, plan: Plan, volume_id: str, state: str) -> None:
     until(plan, f"volume {volume_id}", reached)
 
 
-def _image(site: Clients, plan: Plan, name: str, first: bytes) -> str:
+def _image(site: Clients, plan: Plan, name: str, first: bytes, marks: Mapping[str, str]) -> str:
     """A block-storage image whose root begins with `first`."""
     ec2 = site("ec2")
     blocks = {place: disk.sample_block(f"{plan.seed}/{name}", 9, place) for place in (2, 3)}
     volume_id = _volume(site, plan, name, {0: first, **blocks})
     snapshot_id: str = ec2.create_snapshot(VolumeId=volume_id, Description=f"{name}-root")["SnapshotId"]
-    _mark(ec2, snapshot_id, Name=f"{name}-root", app="shop")
+    _mark(ec2, snapshot_id, Name=f"{name}-root", **marks)
 
     def complete() -> bool:
         return bool(ec2.describe_snapshots(SnapshotIds=[snapshot_id])["Snapshots"][0]["State"] == "completed")
@@ -168,7 +165,7 @@ def _image(site: Clients, plan: Plan, name: str, first: bytes) -> str:
     until(plan, f"snapshot {name}", complete)
     image_id: str = ec2.register_image(
         Name=name,
-        Description="sample shop",
+        Description="sample shop" if marks else "reads volumes for replication",
         Architecture="x86_64",
         VirtualizationType="hvm",
         RootDeviceName=_ROOT,
@@ -177,7 +174,22 @@ def _image(site: Clients, plan: Plan, name: str, first: bytes) -> str:
         ],
     )["ImageId"]
     ec2.delete_volume(VolumeId=volume_id)
-    return _mark(ec2, image_id, Name=name, app="shop")
+    return _mark(ec2, image_id, Name=name, **marks)
+
+
+def _mover_image(site: Clients, plan: Plan) -> str:
+    """The image of a machine that reads volumes for replication; it is no part of the shop."""
+    return _image(site, plan, MOVER_IMAGE, disk.root_block("mover"), {})
+
+
+@contextmanager
+def _imports(site: Clients, plan: Plan) -> Iterator[None]:
+    """With the bucket that images come in by, where they do."""
+    if plan.write is None:
+        site("s3").create_bucket(Bucket=_BUCKET)
+    yield
+    if plan.write is None:
+        site("s3").delete_bucket(Bucket=_BUCKET)
 
 
 # -- machines ---------------------------------------------------------------------------------------------
@@ -290,16 +302,16 @@ def build(home: Clients, edge: Clients, plan: Plan) -> dict[str, Any]:
     ec2 = home("ec2")
     ec2.import_key_pair(KeyName="shop-ops", PublicKeyMaterial=public_key(plan))
     network = _network(ec2, plan.home_network, plan.home)
-    if plan.write is None:
-        home("s3").create_bucket(Bucket=_BUCKET)
     roots = {
         role: disk.root_block(role, plan.data_volumes if role == "db" else 0) for role in ("db", "app", "web")
     }
     roots["base"] = b"plain base image of the sample shop\n".ljust(disk.BLOCK_BYTES, b"\0")
-    images = {role: _image(home, plan, f"shop-{role}", first) for role, first in roots.items()}
-    database = _database(home, plan, network, images["db"])
-    if plan.write is None:
-        home("s3").delete_bucket(Bucket=_BUCKET)
+    with _imports(home, plan):
+        images = {
+            role: _image(home, plan, f"shop-{role}", first, {"app": "shop"}) for role, first in roots.items()
+        }
+        mover_image = _mover_image(home, plan)
+        database = _database(home, plan, network, images["db"])
     balancer = _balancer(home, network)
     app = {"name": "app", "image": images["app"], "count": plan.app_count, "behind": {}}
     behind = {"LoadBalancerNames": ["shop-lb"]}
@@ -320,9 +332,19 @@ def build(home: Clients, edge: Clients, plan: Plan) -> dict[str, Any]:
         **network,
         **balancer,
         "images": images,
+        "mover_image": mover_image,
         "database": database,
         "groups": ["shop-app", "shop-web"],
         "batch": batch,
         "hosted_zone": hosted_zone,
         "data": expected(plan.contents),
     }
+
+
+def prepare(away: Clients, plan: Plan, block: str) -> dict[str, Any]:
+    """The empty landing place: network, security groups and key pair of equal names, and the image of movers."""
+    ec2 = away("ec2")
+    ec2.import_key_pair(KeyName="shop-ops", PublicKeyMaterial=public_key(plan))
+    network = _network(ec2, block, plan.away)
+    with _imports(away, plan):
+        return {**network, "mover_image": _mover_image(away, plan)}

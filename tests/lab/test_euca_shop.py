@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from drpilot.base.clock import ManualClock
-from drpilot.lab import guest, names, shop
+from drpilot.lab import disk, guest, names, shop
 from drpilot.lab.cloud import Cloud
 from drpilot.lab.process import start_in_process
 from drpilot.lab.wire import attach
@@ -135,3 +135,38 @@ def test_the_group_file_maps_one_cloud_to_the_other(world: _World) -> None:
     assert len(told["map"]["subnets"]) == (0 if world.version == "3.4" else 2)
     assert told["tiers"]["web"]["load_balancer"] == "shop-lb"
     assert told["tiers"]["db"]["standby"]["size"] == "t3.small"
+
+
+def _mover_root(cloud: Cloud, client: Callable[[str], Any], image_id: str) -> bytes:
+    """What the root of a mover's image begins with, after its name and its tag were looked at."""
+    (image,) = client("ec2").describe_images(Filters=[{"Name": "tag:Name", "Values": ["drpilot-mover"]}])[
+        "Images"
+    ]
+    assert (image["ImageId"], image["Name"]) == (image_id, "drpilot-mover")
+    assert image["Tags"] == [{"Key": "Name", "Value": "drpilot-mover"}]
+    snapshot = image["BlockDeviceMappings"][0]["Ebs"]["SnapshotId"]
+    return cloud.store.get_block(cloud.store.block_map(snapshot)[0])
+
+
+def test_home_has_an_image_of_movers(world: _World) -> None:
+    """Whichever side is Eucalyptus has the image; it is no part of the shop, so nothing protects it."""
+    root = _mover_root(world.sites["home"], world.clients["home"], world.shop["mover_image"])
+    assert root == disk.root_block("mover")
+    assert "mover" not in world.shop["images"]
+    assert "mover_image" not in world.landing
+
+
+@pytest.mark.parametrize("version", ["3.4", "4.4"])
+def test_a_landing_place_has_an_image_of_movers(version: str, tmp_path: Path) -> None:
+    """An empty Eucalyptus away gets it too, by an import or, where there is none, by hand; nothing else is left."""
+    clock = ManualClock(REAL.now())
+    (cloud,) = start_in_process(tmp_path, {"away": f"eucalyptus-{version}"}, clock=clock).values()
+    client, write = _clients(cloud), cloud.store.write_volume if version == "3.4" else None
+    plan = shop.Plan(clock=clock, away=f"eucalyptus-{version}", write=write)
+    landing = shop.prepare(client, plan)
+    assert _mover_root(cloud, client, landing["mover_image"]) == disk.root_block("mover")
+    clock.advance(60)
+    assert client("ec2").describe_volumes()["Volumes"] == []
+    assert client("s3").list_buckets()["Buckets"] == []
+    assert cloud.errors == []
+    cloud.close()
