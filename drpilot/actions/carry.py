@@ -13,8 +13,10 @@ from typing import Any
 
 from drpilot.actions.views import describe, first
 from drpilot.domain.group import Instance, Tier
+from drpilot.domain.path import path_between
 from drpilot.domain.plain import Json
 from drpilot.domain.ports import Context, FailureClass, Site, StepFailed
+from drpilot.domain.sizing import grown_types, waiting_type
 
 __all__ = [
     "address_in",
@@ -109,15 +111,18 @@ def metadata_options(options: Mapping[str, Any]) -> Json:
 
 def rest_type(ctx: Context, tier: Tier, instance: Instance) -> str:
     """The type of a standby while it waits: `standby.size`, else the partner of the member's type."""
-    return tier.standby.size or ctx.group.mapping(ctx.source).types.get(instance.type, instance.type)
+    return waiting_type(ctx.group, tier, instance.type, ctx.source, alike=_alike(ctx))
+
+
+def _alike(ctx: Context) -> bool:
+    return path_between(ctx.site("source").capabilities, ctx.site("target").capabilities).kind == "copy"
 
 
 def grow_types(ctx: Context, tier: Tier, instance: Instance) -> tuple[str, ...]:
     """The types of a promoted member, best first: `standby.grow`, else the partner of its type, then
     `otherwise`.
     """
-    best = tier.standby.grow or ctx.group.mapping(ctx.source).types.get(instance.type, instance.type)
-    return (best, *(other for other in tier.standby.otherwise if other != best))
+    return grown_types(ctx.group, tier, instance.type, ctx.source, alike=_alike(ctx))
 
 
 def kms_key(ctx: Context, key: str | None) -> str | None:

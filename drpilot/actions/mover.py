@@ -8,6 +8,7 @@ powers itself off. It has no keys, and nobody logs in to it.
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterator
 from datetime import timedelta
 
@@ -142,7 +143,7 @@ class Run(Action[MoverInput, MoverOutput]):
             "MinCount": 1,
             "MaxCount": 1,
             "InstanceInitiatedShutdownBehavior": "terminate",
-            "UserData": user_data(url),
+            "UserData": base64.b64encode(user_data(url).encode()).decode(),
             "BlockDeviceMappings": [
                 {"DeviceName": device, "Ebs": {"SnapshotId": cargo.snapshot, "DeleteOnTermination": True}}
                 for device, cargo in devices

@@ -13,6 +13,7 @@ from drpilot.base.errors import DrpilotError, Finding
 from drpilot.domain.group import Group
 from drpilot.domain.point import choose
 from drpilot.domain.ports import CloudError, Site
+from drpilot.domain.sizing import grown_types
 from drpilot.inventory.balancing import standing
 from drpilot.inventory.discover import carried, members, partner, uncarried, unprotected
 from drpilot.inventory.partners import key_state
@@ -188,7 +189,7 @@ def _quota(house: House, view: GroupView) -> Iterator[Checked]:
     """Whether the standing side's quotas hold what a failover starts, and what its standbys lack of addresses."""
     site = house.site(view.standing)
     if "service-quotas" in site.capabilities:
-        yield from _vcpus(site, view)
+        yield from _vcpus(house, site, view)
         yield from _addresses(site, view)
 
 
@@ -223,9 +224,9 @@ def _unaddressed(site: Site, group: Group) -> int:
     return need
 
 
-def _vcpus(site: Site, view: GroupView) -> Iterator[Checked]:
+def _vcpus(house: House, site: Site, view: GroupView) -> Iterator[Checked]:
     """Whether a failover would stay within the vCPU quota of the standing side."""
-    wanted = _grown(view)
+    wanted = _grown(house, view)
     running = [i for i in instances(site, []) if i["State"]["Name"] in ("pending", "running")]
     types = {*wanted, *(item["InstanceType"] for item in running)}
     if not types:
@@ -249,13 +250,13 @@ def _vcpus(site: Site, view: GroupView) -> Iterator[Checked]:
     yield bad("quota", view.name, *texts, finding)
 
 
-def _grown(view: GroupView) -> dict[str, int]:
+def _grown(house: House, view: GroupView) -> dict[str, int]:
     """What a failover would start on the standing side: type → how many."""
-    types = view.group.mapping(view.active).types
+    types, alike = view.group.mapping(view.active).types, house.alike(view.active, view.standing)
     found: dict[str, int] = {}
     for tier in view.group.tiers:
         for member in tier.instances:
-            name = tier.standby.grow or types.get(member.type, member.type)
+            name = grown_types(view.group, tier, member.type, view.active, alike=alike)[0]
             found[name] = found.get(name, 0) + 1
         if tier.scaling_group is not None:
             name = types.get(tier.scaling_group.type, tier.scaling_group.type)

@@ -10,6 +10,7 @@ from drpilot.base.errors import DrpilotError, Finding
 from drpilot.domain.group import Group, Tier
 from drpilot.domain.ports import CloudError, FailureClass
 from drpilot.domain.run import RunView
+from drpilot.domain.sizing import grown_types, waiting_type
 from drpilot.inventory import groupfile
 from drpilot.inventory.discover import carried, members, uncarried, unprotected
 from drpilot.inventory.draft import draft as write_draft
@@ -65,7 +66,11 @@ def preview(house: House, text: str, file: str) -> Preview:
     return Preview(
         group=found,
         active=active,
-        rows=tuple(row for tier in found.tiers for row in _rows(tier, found, active)),
+        rows=tuple(
+            row
+            for tier in found.tiers
+            for row in _rows(tier, found, active, alike=house.alike(active, found.other(active)))
+        ),
         findings=tuple(findings),
         unprotected=unprotected(site, found),
         size_gib=size,
@@ -106,12 +111,11 @@ def _active(house: House, group: Group) -> str:
     return known.active if known is not None else group.primary
 
 
-def _rows(tier: Tier, group: Group, active: str) -> list[Row]:
-    types = group.mapping(active).types
+def _rows(tier: Tier, group: Group, active: str, *, alike: bool) -> list[Row]:
     rows = []
     for instance in tier.instances:
-        size = tier.standby.size or types.get(instance.type, instance.type)
-        grow = tier.standby.grow or types.get(instance.type, instance.type)
+        size = waiting_type(group, tier, instance.type, active, alike=alike)
+        grow = grown_types(group, tier, instance.type, active, alike=alike)[0]
         volumes = len(instance.volumes)
         rows.append(
             Row(

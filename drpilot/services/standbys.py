@@ -10,6 +10,7 @@ from drpilot.actions.views import images, instances
 from drpilot.base.errors import Finding
 from drpilot.domain.group import ScalingGroup, Tier
 from drpilot.domain.ports import Site, StandbyView
+from drpilot.domain.sizing import waiting_type
 from drpilot.inventory.balancing import standing
 from drpilot.inventory.launching import launched_by
 from drpilot.inventory.resources import FILTER_VALUES, chunks
@@ -38,7 +39,7 @@ def look_at_standbys(house: House, view: GroupView) -> Iterator[Checked]:
     for tier in view.group.tiers:
         standby = known.get(tier.name, StandbyView(tier.name, view.standing, "absent"))
         wrong = [f"it is {standby.state}"] if standby.state not in ("ready", "unhealthy") else []
-        wrong = wrong or [*_machines(site, view, tier, standby), *_scaling(site, view, tier)]
+        wrong = wrong or [*_machines(house, view, tier, standby), *_scaling(site, view, tier)]
         expected = f"tier {tier.name} as recorded on {view.standing}"
         if not wrong:
             yield ok("standby", view.name, expected, "as recorded", subject=tier.name)
@@ -48,13 +49,14 @@ def look_at_standbys(house: House, view: GroupView) -> Iterator[Checked]:
         yield bad("standby", view.name, expected, observed, finding, subject=tier.name)
 
 
-def _machines(site: Site, view: GroupView, tier: Tier, standby: StandbyView) -> list[str]:
+def _machines(house: House, view: GroupView, tier: Tier, standby: StandbyView) -> list[str]:
     """Type, state and zone of the standby's instances against what the group's map says.
 
     Their image is of no account any more: a machine that was launched has a root volume of its own.
     """
     ids: Mapping[str, str] = standby.facts.get("instances") or {}
-    mapping = view.group.mapping(view.active)
+    mapping, site = view.group.mapping(view.active), house.site(view.standing)
+    alike = house.alike(view.active, view.standing)
     seen: dict[str, dict[str, Any]] = {}
     for chunk in chunks(sorted(ids.values()), FILTER_VALUES):
         seen |= {
@@ -66,7 +68,7 @@ def _machines(site: Site, view: GroupView, tier: Tier, standby: StandbyView) -> 
         if found is None:
             wrong.append(f"{member.key} has no instance")
             continue
-        size = tier.standby.size or mapping.types.get(member.type, member.type)
+        size = waiting_type(view.group, tier, member.type, view.active, alike=alike)
         state, zone = found["State"]["Name"], mapping.zones.get(member.zone)
         if state != "stopped":
             wrong.append(f"{found['InstanceId']} is {state}, not stopped")
