@@ -75,8 +75,11 @@ def test_nothing_but_the_replicas_and_the_stage_is_left(world: World) -> None:
 
 
 def standing(world: World) -> set[str]:
-    """The snapshots and images that stand on the target."""
-    return {id_ for kind, id_ in world.things("away") if kind in ("snapshot", "image")}
+    """The snapshots and images that stand on the target, but the image of movers that was there before."""
+    images = world.clouds["away"].table("images")
+    mover = next(key for key, row in images.items() if row["Name"] == "drpilot-mover")
+    found = {id_ for kind, id_ in world.things("away") if kind in ("snapshot", "image")}
+    return found - {mover, root(images[mover])}
 
 
 def needed(world: World, *points: str) -> set[str]:
