@@ -167,6 +167,7 @@ _ROWS: tuple[Row, ...] = (
     Row("DRP-7002", "lab-fault", 2, "{what}", "A fault is written KIND[:service.action][@n].", "kinds: {kinds}"),
     Row("DRP-7003", "lab-failed", 1, "the lab process of {site} did not start: {what}", "A simulated cloud ended or did not answer in time.", "drpilot lab down; the log: {log}"),
     Row("DRP-7004", "lab-site", 9, "the lab has no site {site!r}", "A lab has the sites home, away and edge.", "drpilot lab status"),
+    Row("DRP-7005", "lab-guest", 1, "the guest at {address} was not {done}: {what}", "A database guest of the lab stops its heartbeats for a while when it is asked to, as a team's own program would freeze a database. `thaw` succeeds only where the freeze has held until then.", "drpilot lab status; the guest listens while its instance runs and the lab is up"),
     # 80xx cloud failures inside steps
     Row("DRP-8001", "cloud-failure", 1, "{site}: {operation} failed: {code}", "The cloud answered a call with an error.", "drpilot run show; then retry"),
     Row("DRP-8002", "cloud-unknown", 4, "{site}: the answer to {operation} was lost", "The call may or may not have happened.", "drpilot run resume looks before it repeats"),

@@ -263,7 +263,7 @@ _add(app, "drill", act.drill, PRACTISE)
 _add(app, "demo", practise.demo, PRACTISE)
 _branch(
     "lab",
-    "Simulated clouds on this machine: up, down, status, reset, break, heal, advance",
+    "Simulated clouds on this machine: up, down, status, reset, break, heal, advance, freeze, thaw",
     PRACTISE,
     {
         "up": practise.lab_up,
@@ -273,6 +273,8 @@ _branch(
         "break": practise.lab_break,
         "heal": practise.lab_heal,
         "advance": practise.lab_advance,
+        "freeze": practise.lab_freeze,
+        "thaw": practise.lab_thaw,
     },
 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,7 +19,18 @@ if TYPE_CHECKING:
     from drpilot.practice import Lab
     from drpilot.report import Phase
 
-__all__ = ["demo", "lab_advance", "lab_break", "lab_down", "lab_heal", "lab_reset", "lab_status", "lab_up"]
+__all__ = [
+    "demo",
+    "lab_advance",
+    "lab_break",
+    "lab_down",
+    "lab_freeze",
+    "lab_heal",
+    "lab_reset",
+    "lab_status",
+    "lab_thaw",
+    "lab_up",
+]
 
 LabSite = Annotated[str, typer.Argument(metavar="SITE", help="home, away or edge", show_default=False)]
 MaybeSite = Annotated[
@@ -329,3 +341,47 @@ def lab_advance(
         (f"{format_duration(seconds or 0.0)} passed on {', '.join(names)}",),
         "drpilot status --lab",
     )
+
+
+Guest = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="ADDRESS",
+        help="the guest's private address; left out: DRPILOT_ADDRESS, which a freeze program is told",
+        show_default=False,
+    ),
+]
+
+
+def lab_freeze(
+    session: Session,
+    address: Guest = None,
+    seconds: Annotated[
+        int, typer.Option("--seconds", min=1, max=120, help="it thaws by itself after this")
+    ] = 30,
+) -> Answer:
+    """Let a database of the sample shop hold its writes for a while."""
+    return _asked(session, address, f"/freeze?seconds={seconds}", "frozen")
+
+
+def lab_thaw(session: Session, address: Guest = None) -> Answer:
+    """Let a frozen database go on; fails where the freeze did not hold until now."""
+    return _asked(session, address, "/thaw", "thawed")
+
+
+def _asked(session: Session, address: str | None, path: str, done: str) -> Answer:
+    from drpilot.lab.freeze import ask
+
+    session.terminal.lab = True
+    found = address or os.environ.get("DRPILOT_ADDRESS", "")
+    if not found:
+        raise DrpilotError(
+            "usage",
+            what="neither ADDRESS nor DRPILOT_ADDRESS says which guest",
+            hint="drpilot lab freeze ADDRESS",
+        )
+    well, said = ask(found, path)
+    if not well:
+        raise DrpilotError("lab-guest", address=found, done=done, what=said)
+    following = "drpilot lab thaw" if done == "frozen" else "drpilot status --lab"
+    return Answer({"result": done, "address": found, "said": said}, (f"{found}: {said}",), following)

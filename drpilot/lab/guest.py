@@ -5,7 +5,9 @@ only when bytes were really copied. It listens on its instance's private and ela
 in every role, and 5432 on a database that found all its data volumes, proved every block of their data set
 and saw no volume ahead of its log. An application answers 200 only while it reaches a database of its own
 network; a web guest only while it reaches a healthy application. The database writes a heartbeat about
-twice a second while somebody may reach it: what a recovery point lost can be read from the bytes.
+twice a second while somebody may reach it: what a recovery point lost can be read from the bytes. Asked to (`POST
+/freeze?seconds=30`, `/thaw`), it holds its heartbeats for a while, so that snapshots taken one after the other are of
+one instant.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from drpilot.base.clock import rfc3339
 from drpilot.lab import disk, forwarding, machines, mover
 from drpilot.lab.cloud import Cloud, path
 from drpilot.lab.disk import DataSet, Heartbeat, Software
+from drpilot.lab.freeze import LONGEST_S
 from drpilot.lab.loopback import Endpoint, Service, fetch, knock, read_request, reset, respond
 from drpilot.lab.machines import Machine
 from drpilot.lab.reachability import look
@@ -35,6 +38,8 @@ _BEAT_S = 0.5
 _KNOCK_S = 1.0
 _NEEDS = {"app": "db", "web": "app"}
 _UPSTREAM = re.compile(r"^upstream=(\d{1,3}(?:\.\d{1,3}){3})$", re.MULTILINE)
+_FREEZING = re.compile(r"/(?:freeze(?:\?seconds=(\d{1,4}))?|thaw)")
+_FREEZE_S = 30
 _GET = "GET /healthz HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
 
 
@@ -50,6 +55,7 @@ class Guest:
     problem: str | None = None
     counter: int = 0
     beat_at_s: float = -1e9
+    frozen_until_s: float = -1e9  # by the machine's clock
 
     @property
     def role(self) -> str:
@@ -106,8 +112,10 @@ def _start_recovery(cloud: Cloud, beside: Runtime, guest: Guest) -> None:
 
 
 def _beat(cloud: Cloud, guest: Guest) -> None:
-    """Append a heartbeat to every volume of the set, the log first."""
+    """Append a heartbeat to every volume of the set, the log first; nothing while it is frozen."""
     wall_s = cloud.clock.monotonic()
+    if wall_s < guest.frozen_until_s:
+        return
     if 0 <= wall_s - guest.beat_at_s < _BEAT_S:
         return
     guest.beat_at_s = wall_s
@@ -221,10 +229,30 @@ def _web(cloud: Cloud, beside: Runtime, guest: Guest) -> Service:
             await respond(writer, 503 if problem else 200, problem or "ok")
         elif request.path == "/":
             await respond(writer, 200, f"{guest.role} {guest.machine.instance_id} on {cloud.name}\n")
+        elif guest.role == "db" and _FREEZING.fullmatch(request.path):
+            # Under the cloud's lock, which a tick may hold while it waits for this very thread.
+            work = asyncio.get_running_loop().run_in_executor(None, _freeze, cloud, guest, request.path)
+            await respond(writer, *await work)
         else:
             await respond(writer, 404, "nothing here\n")
 
     return serve
+
+
+def _freeze(cloud: Cloud, guest: Guest, path: str) -> tuple[int, str]:
+    """Freeze or thaw a database: status and text of the answer. No heartbeat is half written when it is given."""
+    with cloud.lock:
+        now_s = cloud.clock.monotonic()
+        held = now_s < guest.frozen_until_s and guest.problem is None
+        if path == "/thaw":
+            guest.frozen_until_s = -1e9
+            return (200, "thawed\n") if held else (409, "it was not frozen any more\n")
+        if guest.problem is not None:
+            return 503, f"{guest.problem}\n"
+        asked = _FREEZING.fullmatch(path)
+        seconds = min(LONGEST_S, int((asked[1] if asked else None) or _FREEZE_S))
+        guest.frozen_until_s = now_s + seconds
+        return 200, f"frozen for {seconds} s after row {guest.counter}\n"
 
 
 async def _problem(cloud: Cloud, beside: Runtime, guest: Guest) -> str | None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import shlex
+import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -12,6 +15,17 @@ __all__ = ["group_file"]
 
 def _flow(pairs: Iterable[tuple[str, str]]) -> str:
     return "{" + ", ".join(f"{left}: {right}" for left, right in pairs) + "}"
+
+
+def _freeze(plan: Plan) -> str:
+    """Beside a Eucalyptus cloud, which takes the volumes of a machine one after the other: the programs that make them
+    one instant.
+    """
+    if not plan.unlike:
+        return ""
+    program = f"{shlex.quote(sys.executable)} -m drpilot lab"
+    commands = ", ".join(json.dumps(f"{program} {verb}") for verb in ("freeze", "thaw"))
+    return f"    freeze: [{commands}]\n"
 
 
 def group_file(built: Mapping[str, Any], prepared: Mapping[str, Any], plan: Plan | None = None) -> str:
@@ -46,6 +60,7 @@ tiers:                               # started from top to bottom, stopped from 
     instances: {{tag: tier=db}}        # with their volumes and image
     standby: {{size: {there.small}, grow: {there.database}, otherwise: [{", ".join(there.otherwise)}]}}
     check: {{tcp: 5432}}
+{_freeze(plan)}\
   app:
     scaling_group: shop-app
     standby: {{count: 0, grow: {plan.app_count}}}

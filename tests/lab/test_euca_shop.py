@@ -11,8 +11,10 @@ import boto3
 import pytest
 import yaml
 
+from drpilot.actions.command import run_program, startable
 from drpilot.base.clock import ManualClock
 from drpilot.lab import disk, guest, names, shop
+from drpilot.lab import freeze as freezing
 from drpilot.lab.cloud import Cloud
 from drpilot.lab.process import start_in_process
 from drpilot.lab.wire import attach
@@ -135,6 +137,94 @@ def test_the_group_file_maps_one_cloud_to_the_other(world: _World) -> None:
     assert len(told["map"]["subnets"]) == (0 if world.version == "3.4" else 2)
     assert told["tiers"]["web"]["load_balancer"] == "shop-lb"
     assert told["tiers"]["db"]["standby"]["size"] == "t3.small"
+
+
+def _database(world: _World) -> dict[str, Any]:
+    (found,) = [one for one in guest.guests_of(world.sites["home"]) if one["role"] == "db"]
+    return found
+
+
+def _pass(world: _World, seconds: int) -> None:
+    """Let time pass, half a second at a time, as heartbeats need it."""
+    for _ in range(2 * seconds):
+        world.clock.advance(0.5)
+        world.sites["home"].tick()
+
+
+def _programs(world: _World) -> list[str]:
+    """The freeze and thaw programs of the shop's group file."""
+    told = yaml.safe_load(shop.group_file(world.shop, world.landing, world.plan))
+    programs = told["tiers"]["db"]["freeze"]
+    assert all(startable(program) for program in programs)
+    return list(programs)
+
+
+def test_snapshots_taken_one_after_the_other_are_of_one_instant_under_a_freeze(world: _World) -> None:
+    """With time between them, the log and the data of snapshots differ; between the group file's two programs they have
+    the same newest row, and afterwards the database writes on.
+    """
+    cloud, ec2, database = world.sites["home"], world.clients["home"]("ec2"), _database(world)
+
+    def newest() -> list[int]:
+        """The newest row in a snapshot of each volume, log first, three seconds between the snapshots."""
+        found = []
+        for volume in world.shop["database"]["volumes"]:
+            snapshot = ec2.create_snapshot(VolumeId=volume)["SnapshotId"]
+            _pass(world, 3)
+            blocks = {
+                place: cloud.store.get_block(digest)
+                for place, digest in cloud.store.block_map(snapshot).items()
+            }
+            header = disk.read_data_header(blocks[0])
+            assert header is not None
+            beat = disk.newest_heartbeat(blocks[header.heartbeat])
+            assert beat is not None
+            found.append(beat.counter)
+        return found
+
+    one, two, three = newest()
+    assert one < two < three
+    freeze, thaw = _programs(world)
+    facts = {"DRPILOT_ADDRESS": database["address"]}
+    done = run_program(freeze, facts, timeout_s=60)
+    assert done.code == 0, done.tail
+    frozen = newest()
+    assert len(set(frozen)) == 1
+    assert frozen[0] == _database(world)["counter"]
+    done = run_program(thaw, facts, timeout_s=60)
+    assert done.code == 0, done.tail
+    _pass(world, 2)
+    assert _database(world)["counter"] > frozen[0]
+    assert _database(world)["problem"] is None
+
+
+def test_a_freeze_ends_by_itself_and_thaw_tells(world: _World) -> None:
+    """Whoever froze it may be gone: after its seconds the database writes, and a late thaw says that it did not hold;
+    other guests, other addresses and other words are no freeze.
+    """
+    address = _database(world)["address"]
+    assert freezing.ask(address, "/freeze?seconds=5")[0]
+    assert freezing.ask(address, "/freeze?seconds=9") == (
+        True,
+        f"frozen for 9 s after row {_database(world)['counter']}",
+    )
+    counter = _database(world)["counter"]
+    _pass(world, 8)
+    assert _database(world)["counter"] == counter
+    _pass(world, 3)
+    assert _database(world)["counter"] > counter
+    assert freezing.ask(address, "/thaw") == (False, "it was not frozen any more")
+    assert freezing.ask(address, "/freeze?seconds=9999")[1].startswith("frozen for 120 s")
+    assert freezing.ask(address, "/thaw") == (True, "thawed")
+    assert not freezing.ask(address, "/freeze?seconds=-1")[0]
+    web = next(one["address"] for one in guest.guests_of(world.sites["home"]) if one["role"] == "web")
+    assert freezing.ask(web, "/freeze") == (False, "nothing here")
+    for other in ("192.0.2.1", "db.example.org", ""):
+        assert not freezing.ask(other, "/freeze")[0]
+    _, thaw = _programs(world)
+    late = run_program(thaw, {"DRPILOT_ADDRESS": address}, timeout_s=60)
+    assert late.code == 1
+    assert "not frozen any more" in late.tail
 
 
 def _mover_root(cloud: Cloud, client: Callable[[str], Any], image_id: str) -> bytes:
