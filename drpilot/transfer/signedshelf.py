@@ -250,9 +250,9 @@ class SignedShelf:
             return
         self._carrier.put(urls.put, name, data, md5)
 
-    def names(self, folder: str) -> frozenset[str]:
+    def names(self, folder: str) -> None:
         """Nothing can be listed: `put` looks by itself."""
-        return frozenset()
+        return
 
     def _unsigned(self, method: str, name: str) -> CloudError:
         return CloudError(
