@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ class Yard:
     control: Callable[..., dict[str, Any]]
     write: Callable[[str, int, bytes], None]
     zone: str = "cluster01"
+    place: dict[str, str] = field(default_factory=dict)  # where instances go, where that must be said
 
     def call(self, operation: str, **params: Any) -> dict[str, Any]:
         """One call of EC2."""
@@ -96,7 +97,7 @@ def _launch(
     launched = yard.call(
         "RunInstances", ImageId=image, MinCount=1, MaxCount=1, InstanceType="m1.small",
         UserData=base64.b64encode(SCRIPT.format(url).encode()).decode(), BlockDeviceMappings=mappings,
-        InstanceInitiatedShutdownBehavior=ending,
+        InstanceInitiatedShutdownBehavior=ending, **yard.place,
     )  # fmt: skip
     return str(launched["Instances"][0]["InstanceId"])
 
@@ -215,23 +216,24 @@ def _mover_pids(world: World, name: str) -> list[int]:
     return found
 
 
+def _in_a_vpc(clouds: World, folder: Path) -> Yard:
+    """The modern cloud as on the first day, with a network to launch into."""
+    clouds.control("home", "reset")
+    yard = _over_http(clouds, "home", folder)
+    vpc = yard.call("CreateVpc", CidrBlock="127.77.0.0/16")["Vpc"]["VpcId"]
+    subnet = yard.call("CreateSubnet", VpcId=vpc, CidrBlock="127.77.1.0/24", AvailabilityZone=yard.zone)
+    yard.place = {"SubnetId": subnet["Subnet"]["SubnetId"]}
+    return yard
+
+
 def test_a_mover_ends_with_its_machine_and_goes_on_after_an_outage(clouds: World, tmp_path: Path) -> None:
     """A modern cloud: a terminated machine has no process; a power cut kills the mover, and when the power is back it
     begins again and stages all; one that stops instead of terminating keeps its volumes.
     """
-    yard = _over_http(clouds, "home", tmp_path)
-    vpc = yard.call("CreateVpc", CidrBlock="127.77.0.0/16")["Vpc"]["VpcId"]
-    subnet = yard.call("CreateSubnet", VpcId=vpc, CidrBlock="127.77.1.0/24", AvailabilityZone=yard.zone)
+    yard = _in_a_vpc(clouds, tmp_path)
     image, shelf = _ready(yard), _shelf(yard)
     one = yard.snapshot(MARKS)
     url = _url(shelf, Attached("/dev/sdf", one, GIB))
-    launch = {"SubnetId": subnet["Subnet"]["SubnetId"]}
-    call = yard.call
-
-    def with_subnet(operation: str, **params: Any) -> dict[str, Any]:
-        return call(operation, **(params | launch if operation == "RunInstances" else params))
-
-    yard.call = with_subnet  # type: ignore[method-assign]
     clouds.control("home", "break", fault="latency=1:s3.PutObject")
     first = _launch(yard, image, url, {"/dev/sdf": (one, 1)})
     until(lambda: _mover_pids(clouds, "home"), "the mover")
@@ -249,3 +251,19 @@ def test_a_mover_ends_with_its_machine_and_goes_on_after_an_outage(clouds: World
     assert len(yard.volumes()) == 2
     yard.call("TerminateInstances", InstanceIds=[second])
     until(lambda: yard.volumes() == [], "the end of its volumes")
+
+
+def test_a_mover_ends_with_the_lab_and_goes_on_with_it(clouds: World, tmp_path: Path) -> None:
+    """A lab that is stopped leaves no process behind; started again, its mover begins again and stages all."""
+    yard = _in_a_vpc(clouds, tmp_path)
+    image, shelf = _ready(yard), _shelf(yard)
+    one = yard.snapshot(MARKS)
+    clouds.control("home", "break", fault="latency=1:s3.PutObject")
+    mover = _launch(yard, image, _url(shelf, Attached("/dev/sdf", one, GIB)), {"/dev/sdf": (one, 1)})
+    until(lambda: _mover_pids(clouds, "home"), "the mover")
+    clouds.down(("home",))
+    assert _mover_pids(clouds, "home") == []
+    clouds.up(("home",))
+    clouds.control("home", "heal")
+    until(lambda: yard.state(mover) == "terminated", "the end of the mover", timeout_s=60)
+    assert read_staged(shelf, one) is not None
