@@ -80,7 +80,7 @@ def buildable(ctx: Context, tier: Tier) -> None:
     kind = _kind(site)
     if kind.find(given.key) is None:
         where = spread(ctx, given.subnets, given.zones)
-        group_ids(ctx, site, given.security_groups, where.vpc)
+        _groups(ctx, tier, given, where)
     if isinstance(kind, Classic) and not _listens(kind, given) and _listener(given)["Protocol"] in _CERTIFIED:
         text = (
             f"listener {given.port} of {given.key} needs a certificate on {site.name}; make it there by hand"
@@ -100,6 +100,17 @@ def build(ctx: Context, tier: Tier) -> None:
         _build_second(ctx, tier, given, where)
 
 
+def _groups(ctx: Context, tier: Tier, given: LoadBalancer, where: Spread) -> list[str]:
+    """The security groups of the balancer. One that comes from a cloud without networks has none of its own, and would
+    get those that let nobody in: it stands in the groups of its tier's machines.
+    """
+    names = given.security_groups
+    if given.type == "classic" and not names:
+        names = tuple(sorted({name for item in tier.instances for name in item.security_groups}))
+        names = tier.scaling_group.security_groups if tier.scaling_group is not None else names
+    return group_ids(ctx, ctx.site("target"), names, where.vpc)
+
+
 def _tags(ctx: Context, tier: Tier, given: LoadBalancer) -> list[dict[str, str]]:
     return tag_list(ctx.tags(tier=tier.name, member=given.key, standby="true"))
 
@@ -113,7 +124,7 @@ def _build_second(ctx: Context, tier: Tier, given: LoadBalancer, where: Spread) 
         params: Json = {
             "Name": given.key,
             "Subnets": list(where.subnets),
-            "SecurityGroups": group_ids(ctx, site, given.security_groups, where.vpc),
+            "SecurityGroups": _groups(ctx, tier, given, where),
             "Scheme": given.scheme,
             "Type": _type(given),
             "Tags": tags,
@@ -186,7 +197,7 @@ def _build_classic(ctx: Context, tier: Tier, given: LoadBalancer, where: Spread)
     if row is None:
         place: Json = {"AvailabilityZones": list(where.zones)}
         if where.subnets:
-            groups = group_ids(ctx, site, given.security_groups, where.vpc)
+            groups = _groups(ctx, tier, given, where)
             place = {"Subnets": list(where.subnets), **({"SecurityGroups": groups} if groups else {})}
             place |= {"Scheme": "internal"} if given.scheme == "internal" else {}
         params: Json = {"LoadBalancerName": given.key, "Listeners": [_listener(given)], **place}

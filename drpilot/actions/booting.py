@@ -10,6 +10,7 @@ from drpilot.actions.placing import disk, guest, place, spread
 from drpilot.actions.views import describe, first, instances, specification, tagged, tags_of, visible
 from drpilot.domain.group import Tier
 from drpilot.domain.plain import Json
+from drpilot.domain.point import Replica
 from drpilot.domain.ports import (
     Action,
     Answer,
@@ -88,12 +89,16 @@ class Launch(Action[TierInput, LaunchOutput]):
         filters = [*drilled(ctx), *tagged(tier=tier.name)]
         return {tags_of(item)["drpilot:member"]: item for item in instances(ctx.site("target"), filters)}
 
-    def _common(self, ctx: Context, tier: Tier, key: str) -> Json:
-        where, group = self._place(ctx, tier, key), drill_group(ctx)
+    @staticmethod
+    def _image(ctx: Context, key: str) -> Replica:
         try:
-            image = ctx.point(ctx.point_id).replica(key, "image").id
+            return ctx.point(ctx.point_id).replica(key, "image")
         except KeyError:
             raise StepFailed(FailureClass.PRECONDITION, f"the point has no image of {key}") from None
+
+    def _common(self, ctx: Context, tier: Tier, key: str) -> Json:
+        where, group = self._place(ctx, tier, key), drill_group(ctx)
+        image = self._image(ctx, key).id
         tags = drill_tags(ctx, tier=tier.name, member=key, point=ctx.point_id)
         return {
             "ImageId": image,
@@ -131,6 +136,7 @@ class Launch(Action[TierInput, LaunchOutput]):
     def _member(self, ctx: Context, tier: Tier, key: str) -> Json:
         instance = instance_of(tier, key)
         params = self._common(ctx, tier, key)
+        root = self._image(ctx, key).facts.get("root_device") or instance.root_device
         params["InstanceType"] = grow_types(ctx, tier, instance)[0]
         replicas = [item for item in ctx.point(ctx.point_id).replicas if item.kind == "snapshot"]
         mappings = []
@@ -138,7 +144,7 @@ class Launch(Action[TierInput, LaunchOutput]):
             ebs: Json = {**disk(ctx.site("target"), replica.facts), "DeleteOnTermination": True}
             if not replica.facts.get("root"):
                 ebs |= {"SnapshotId": replica.id, "VolumeSize": replica.size_gib}
-            device = instance.root_device if replica.facts.get("root") else replica.facts["device"]
+            device = root if replica.facts.get("root") else replica.facts["device"]
             mappings.append({"DeviceName": device, "Ebs": ebs})
         params["BlockDeviceMappings"] = mappings
         standby = member(ctx, ctx.site("target"), tier, key)

@@ -35,11 +35,13 @@ _UNKNOWN = ("InvalidAction", "UnknownOperationException", "Unsupported")
 _LEAST = 6
 
 
-def _listing(operation: str, member: str, filter_name: str) -> Callable[[Site, str], list[str]]:
-    """A probe that must list nothing for the network."""
+def _listing(
+    operation: str, member: str, filter_name: str, word: str = "Filters"
+) -> Callable[[Site, str], list[str]]:
+    """A probe that must list nothing for the network; `word` is the operation's own for its filters."""
 
     def look(site: Site, vpc: str) -> list[str]:
-        found = describe(site, operation, member, [{"Name": filter_name, "Values": [vpc]}])
+        found = describe(site, operation, member, **{word: [{"Name": filter_name, "Values": [vpc]}]})
         gone = ("deleted", "deleting", "rejected", "expired", "failed")
         return [_label(item) for item in found if _state(item) not in gone]
 
@@ -142,7 +144,7 @@ _PROBES: dict[str, Callable[[Site, str], list[str]]] = {
     "peerings accepted": _listing(
         "DescribeVpcPeeringConnections", "VpcPeeringConnections", "accepter-vpc-info.vpc-id"
     ),
-    "NAT gateways": _listing("DescribeNatGateways", "NatGateways", "vpc-id"),
+    "NAT gateways": _listing("DescribeNatGateways", "NatGateways", "vpc-id", "Filter"),
     "VPN gateways": _listing("DescribeVpnGateways", "VpnGateways", "attachment.vpc-id"),
     "transit gateways": _listing(
         "DescribeTransitGatewayVpcAttachments", "TransitGatewayVpcAttachments", "vpc-id"

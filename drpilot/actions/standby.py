@@ -18,6 +18,7 @@ from drpilot.actions.placing import Place, disk, guest, place, regrouped, role
 from drpilot.actions.views import first, specification, tags_of, visible
 from drpilot.domain.group import Instance, Tier
 from drpilot.domain.plain import Json
+from drpilot.domain.point import Replica
 from drpilot.domain.ports import (
     Action,
     Answer,
@@ -53,9 +54,9 @@ class StandbyOutput(Model):
     facts: dict[str, object] = Field(default_factory=dict)
 
 
-def _replica_image(ctx: Context, key: str) -> str:
+def _replica(ctx: Context, key: str) -> Replica:
     try:
-        return ctx.point(ctx.point_id).replica(key, "image").id
+        return ctx.point(ctx.point_id).replica(key, "image")
     except KeyError:
         text = f"the point has no image of {key}"
         raise StepFailed(FailureClass.PRECONDITION, text) from None
@@ -84,7 +85,7 @@ def _standing(ctx: Context, site: Site, tier: Tier, key: str) -> Json:
 class _Becomes:
     """As what and where a member stands on the target."""
 
-    image: str
+    image: Replica
     type: str
     place: Place
 
@@ -140,10 +141,10 @@ class Build(Action[TierInput, StandbyOutput]):
         for instance in tier.instances:  # every look comes before the first change
             if member(ctx, site, tier, instance.key) is None:
                 where = place(ctx, instance.subnet, instance.zone)
-                becomes = _Becomes(_replica_image(ctx, instance.key), rest_type(ctx, tier, instance), where)
+                becomes = _Becomes(_replica(ctx, instance.key), rest_type(ctx, tier, instance), where)
                 launches[instance.key] = self._launch(ctx, tier, instance, becomes)
                 launches[instance.key] |= user_data.of_member(ctx, instance)
-        image = _replica_image(ctx, tier.scaling_group.key) if tier.scaling_group is not None else ""
+        image = _replica(ctx, tier.scaling_group.key).id if tier.scaling_group is not None else ""
         if tier.scaling_group is not None:
             scaling.mappable(ctx, tier, image)
         balancers.buildable(ctx, tier)
@@ -163,7 +164,7 @@ class Build(Action[TierInput, StandbyOutput]):
             **ctx.tags(tier=tier.name, member=instance.key, standby="true", point=ctx.point_id),
         }
         params: Json = {
-            "ImageId": becomes.image,
+            "ImageId": becomes.image.id,
             "InstanceType": becomes.type,
             "MinCount": 1,
             "MaxCount": 1,
@@ -181,7 +182,8 @@ class Build(Action[TierInput, StandbyOutput]):
         if root is not None:
             facts = {"type": root.type, "iops": root.iops, "throughput": root.throughput}
             ebs: Json = {**disk(site, facts), "DeleteOnTermination": True}
-            params["BlockDeviceMappings"] = [{"DeviceName": instance.root_device, "Ebs": ebs}]
+            device = becomes.image.facts.get("root_device") or instance.root_device
+            params["BlockDeviceMappings"] = [{"DeviceName": device, "Ebs": ebs}]
         return params
 
     def observe(self, ctx: Context, given: TierInput) -> Answer[StandbyOutput]:
@@ -190,7 +192,7 @@ class Build(Action[TierInput, StandbyOutput]):
         key = f"{tier.name}@{ctx.target}"
         facts: Json = {}
         if tier.scaling_group is not None:
-            found = scaling.facts_of(ctx, tier, _replica_image(ctx, tier.scaling_group.key))
+            found = scaling.facts_of(ctx, tier, _replica(ctx, tier.scaling_group.key).id)
             if found is None:
                 return Unseen(True, f"{tier.scaling_group.key} is not complete on {ctx.target}")
             facts = found

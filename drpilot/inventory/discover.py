@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -30,6 +30,7 @@ __all__ = [
     "unprotected",
 ]
 
+_EVERYTHING = frozenset({"iam", "kms", "vpc"})
 _GUESSED_KEYS = ("app", "application", "service", "system", "project", "group", "stack")
 
 
@@ -147,17 +148,20 @@ def partner(kms_keys: Mapping[str, str], key: str) -> str | None:
     return None
 
 
-def carried(group: Group, mapping: Map, site: str) -> tuple[Finding, ...]:
+def carried(
+    group: Group, mapping: Map, site: str, there: Collection[str] = _EVERYTHING
+) -> tuple[Finding, ...]:
     """What stands between the members of `group` and being built on `site`: `unmapped` (error) for each zone,
     subnet, type, key pair, security group, instance profile and KMS key without a partner, `carried-with-
     loss` for product codes, which forbid the copy of an image or snapshot (EC2 user guide, "Copy an AMI": AWS
     Marketplace).
 
-    `mapping` is read from the members' side (`Group.mapping`). Pure.
+    `mapping` is read from the members' side (`Group.mapping`), `there` are the capabilities of `site`: what it has not
+    needs no partner there (losses.py tells of it). A zone stands for a subnet where a side has none. Pure.
     """
     findings: dict[tuple[str, str], Finding] = {}
     for tier in group.tiers:
-        for kind, name in _needs(tier):
+        for kind, name in (need for each in _needs(tier) for need in _needed(each, mapping, there)):
             table = getattr(mapping, kind)
             known = partner(table, name) is not None if kind == "kms_keys" else name in table
             if not known:
@@ -191,9 +195,32 @@ _LABELS = {
 }
 
 
+_OF_SERVICES = {"kms_keys": "kms", "profiles": "iam"}
+_PLACE, _ZONED = "place", "zoned"
+
+
+def _needed(need: tuple[str, str], mapping: Map, there: Collection[str]) -> Iterator[tuple[str, str]]:
+    """What of a need has to be in the map. A place (`SUBNET/ZONE`) is a subnet towards networks, else a zone."""
+    kind, name = need
+    if kind == _ZONED:  # the zones of places that have subnets too
+        if "vpc" not in there and name not in mapping.zones and not mapping.subnets:
+            yield "zones", name
+        return
+    if kind != _PLACE:
+        if kind not in _OF_SERVICES or _OF_SERVICES[kind] in there:
+            yield need
+        return
+    subnet, _, zone = name.partition("/")
+    if "vpc" in there:
+        yield from _named(("subnets", subnet or zone))
+    elif zone and (subnet or zone) not in mapping.subnets:
+        yield "zones", zone
+
+
 def _needs(tier: Tier) -> Iterator[tuple[str, str]]:
     for one in tier.instances:
-        yield from _named(("zones", one.zone), ("subnets", one.subnet), ("keys", one.key_pair))
+        yield from _named(("zones", one.zone), ("keys", one.key_pair))
+        yield _PLACE, f"{one.subnet}/{one.zone}"
         # A tier that says what it grows to, and how small it waits, needs no partner for its type.
         if tier.standby.grow is None or tier.standby.size is None:
             yield from _named(("types", one.type))
@@ -204,12 +231,20 @@ def _needs(tier: Tier) -> Iterator[tuple[str, str]]:
     if scaling is not None:
         yield from _named(("types", scaling.type), ("keys", scaling.key_pair), ("profiles", scaling.profile))
         yield from _named(("kms_keys", scaling.encrypted_key))
-        yield from _named(*(("subnets", name) for name in scaling.subnets))
+        yield from _places(scaling.subnets, scaling.zones)
         yield from _named(*(("security_groups", name) for name in scaling.security_groups))
     balancer = tier.load_balancer
     if balancer is not None:
-        yield from _named(*(("subnets", name) for name in balancer.subnets))
+        yield from _places(balancer.subnets, balancer.zones)
         yield from _named(*(("security_groups", name) for name in balancer.security_groups))
+
+
+def _places(subnets: Sequence[str], zones: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Places of which nobody tells which subnet is in which zone: the subnets, and the zones."""
+    if subnets:
+        yield from ((_PLACE, f"{name}/") for name in subnets)
+    yield from ((_PLACE, f"/{name}") for name in zones if not subnets)
+    yield from ((_ZONED, name) for name in zones if subnets)
 
 
 def _named(*needs: tuple[str, str | None]) -> Iterator[tuple[str, str]]:
@@ -227,10 +262,12 @@ def _product_codes(tier: Tier) -> Iterator[tuple[str, str]]:
             yield f"scaling group {tier.scaling_group.key}", code
 
 
-def uncarried(site: Site, group: Group) -> tuple[Finding, ...]:
+def uncarried(
+    site: Site, group: Group, there: Collection[str] = frozenset({"address-tags"})
+) -> tuple[Finding, ...]:
     """What members have on `site` that a standby won't: further listeners, certificates, further network
     interfaces and further elastic addresses; and an address that users may know, where no name leads them to the other
-    side. Findings `carried-with-loss`, by a live look.
+    side. Findings `carried-with-loss`, by a live look. `there` are the other side's capabilities.
     """
     findings = []
     for tier in group.tiers:
@@ -247,7 +284,7 @@ def uncarried(site: Site, group: Group) -> tuple[Finding, ...]:
                 "let users reach it by a name (traffic)",
             )
             for one in tier.instances
-            if one.elastic_address and group.traffic is None
+            if one.elastic_address and group.traffic is None and "address-tags" in there
         ]
     return tuple(findings)
 

@@ -18,6 +18,7 @@ _SMALL = {
     "x86_64": ("t3.small", "t3a.small", "t2.small", "t3.medium", "m1.small"),
     "arm64": ("t4g.small", "t4g.medium"),
 }
+_SMALL_ELSEWHERE = "m1.small"  # of every Eucalyptus, unless its owner took it away
 _WIDTH = 37  # where the comments begin
 _MOST_TIERS = 20  # of a group file
 _WHOLE = "all"
@@ -74,7 +75,7 @@ def draft(name: str, primary: Survey, secondary: Survey, tag: str | None = None)
         *_map(tiers, primary, secondary),
         _line("tiers:", "? started from top to bottom, stopped from bottom to top"),
         *(line for tier in tiers for line in _tier(tier, secondary, tag)),
-        *_traffic(tiers),
+        *_traffic(tiers, primary, secondary),
         *_left_over(primary.tiers, found[_MOST_TIERS:]),
     ]
     return "\n".join(lines) + "\n"
@@ -115,9 +116,11 @@ def _distinct(tiers: Iterable[_Tier]) -> Iterator[_Tier]:
 def _map(tiers: Sequence[_Tier], primary: Survey, secondary: Survey) -> Iterator[str]:
     used = _Used(tiers, primary)
     zones = _paired(used.zones, secondary.zones, by_order=True)
-    subnets = _subnets(
-        [subnet for subnet in primary.subnets if subnet.id in used.subnets], secondary.subnets, zones
-    )
+    here = [subnet for subnet in primary.subnets if subnet.id in used.subnets]
+    if not used.subnets:  # a cloud without networks: its zones stand for subnets
+        here = [Subnet(zone, zone, "") for zone in used.zones]
+    # Towards a cloud without networks the partners of the zones are enough.
+    subnets = _subnets(here, secondary.subnets, zones) if secondary.subnets else {}
     rows = (
         ("zones", zones, True),
         ("subnets", subnets, True),
@@ -147,9 +150,10 @@ class _Used:
         spread += [subnet for balancer in balancers for subnet in balancer.subnets]
         zone_of = {subnet.id: subnet.zone for subnet in primary.subnets}
         self.subnets = _once([*(instance.subnet for instance in instances), *spread])
-        self.zones = sorted(
-            _once([*(each.zone for each in instances), *(zone_of.get(each) for each in self.subnets)])
-        )
+        named = [each.zone for each in instances] + [zone_of.get(each) for each in self.subnets]
+        named += [zone for group in groups for zone in group.zones]
+        named += [zone for balancer in balancers for zone in balancer.zones]
+        self.zones = sorted(_once(named))
         self.types = _once(member.type for member in members)
         self.keys = _once(member.key_pair for member in members)
         self.profiles = _once(member.profile for member in members)
@@ -230,16 +234,23 @@ def _tier(tier: _Tier, secondary: Survey, tag: str | None) -> Iterator[str]:
 def _waiting(instances: Sequence[Instance], secondary: Survey) -> str:
     """A small type that the other site has, and the type to grow to: the largest member's own."""
     first = instances[0]
+    if (
+        "ec2:DescribeInstanceTypeOfferings" not in secondary.able
+    ):  # its kind of cloud does not tell what it offers
+        return f"size: {_SMALL_ELSEWHERE}, grow: {_text('')}"
     small = [name for name in _SMALL.get(first.architecture, ()) if name in secondary.types]
     grow = first.type if first.type in secondary.types or not secondary.types else ""
     return f"size: {_text(small[0] if small else first.type)}, grow: {_text(grow or first.type)}"
 
 
-def _traffic(tiers: Sequence[_Tier]) -> Iterator[str]:
+def _traffic(tiers: Sequence[_Tier], primary: Survey, secondary: Survey) -> Iterator[str]:
     for tier in tiers:
         if tier.balancer is not None:
+            keeping = [survey.site for survey in (secondary, primary) if "route53" in survey.able]
             yield "# traffic: {name: NAME, zone: ZONE, site: SITE, ttl: 60}"
             yield f"# ? the name that leads to {tier.balancer.dns}"
+            if len(keeping) < 2:
+                yield f"# ? SITE keeps the name: {keeping[0] if keeping else 'a third site'} does, better a third"
             return
 
 

@@ -58,18 +58,23 @@ class Network:
 
 @dataclass(frozen=True, slots=True)
 class KeyPair:
-    """The public half as far as it is told: the key itself (base64), and its fingerprint."""
+    """The public half as far as it is told: the key itself (base64), and its fingerprint; and the fingerprints that an
+    imported key of this public half may have elsewhere.
+    """
 
     public: str = ""
     fingerprint: str = ""
+    imported: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
 class Stock:
     """What was seen. `groups` maps a VPC to the names and ids in it, `types` a type to its zones, `kms_keys` a key to
     its state; `hosted_zone` is the zone's own name. `twins` and `source_zones` are the active side's key pairs and the
-    zones of its subnets. `untold` maps a kind that the site would not tell to the reason; those in `unable` no cloud
-    of its kind can tell.
+    zones of its subnets. `rules` are what a security group lets in, by its name, one text a rule, in which the standing
+    side's names and words stand for those of the active side (`source_rules`). Without `networks` a zone stands for a
+    subnet; without `names` the site of the traffic keeps none. `untold` maps a kind that the site would not tell to the
+    reason; those in `unable` no cloud of its kind can tell.
     """
 
     zones: frozenset[str] = frozenset()
@@ -82,6 +87,10 @@ class Stock:
     hosted_zone: str = ""
     twins: Mapping[str, KeyPair] = field(default_factory=dict)
     source_zones: Mapping[str, str] = field(default_factory=dict)
+    rules: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    source_rules: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    networks: bool = True
+    names: bool = True
     untold: Mapping[str, str] = field(default_factory=dict)
     unable: frozenset[str] = frozenset()
 
@@ -232,6 +241,8 @@ def _zone(case: _Case) -> Iterator[Parity]:
 
 def _subnet(case: _Case) -> Iterator[Parity]:
     there = case.stock.subnets.get(case.ask.name)
+    if there is None and not case.stock.networks and case.ask.name in case.stock.zones:
+        there = Network(case.ask.name)
     if there is None:
         yield case.missing()
         return
@@ -263,6 +274,10 @@ def _key_pair(case: _Case) -> Iterator[Parity]:
     there = case.stock.keys.get(case.ask.name)
     if there is None:
         yield case.missing()
+    elif not _shown(there, case.stock.twins.get(case.ask.source, KeyPair())):
+        observed = f"on {case.site} can't be shown to be the key {case.ask.source} of the active side"
+        hint = "compare their fingerprints, or import the same public key on both sides"
+        yield case.wrong("partner-differs", observed, hint, verdict="warning")
     elif _differ(there, case.stock.twins.get(case.ask.source, KeyPair())):
         observed = f"on {case.site} is another key than {case.ask.source} on the active side"
         hint = "import the same public key there, if the same people must get in"
@@ -279,20 +294,44 @@ def _differ(one: KeyPair, other: KeyPair) -> bool:
     return alike and one.fingerprint != other.fingerprint
 
 
+def _shown(one: KeyPair, other: KeyPair) -> bool:
+    """False where one side tells the public half, the other a fingerprint, and that is none of this key's."""
+    for told, printed in ((one, other), (other, one)):
+        alike = any(len(text) == len(printed.fingerprint) for text in told.imported)
+        if told.imported and not printed.public and alike and printed.fingerprint not in told.imported:
+            return printed.fingerprint == told.fingerprint
+    return True
+
+
 def _security_group(case: _Case) -> Iterator[Parity]:
     subnets = case.stock.subnets
     needed = case.ask.subnets or frozenset(case.mapping.subnets.values())
     vpcs = {subnets[each].vpc for each in needed if each in subnets}
     if not vpcs:  # no network is known that it must be in
         anywhere = any(case.ask.name in names for names in case.stock.groups.values())
-        yield case.ok("there") if anywhere else case.missing()
+        yield _compared(case, "there") if anywhere else case.missing()
         return
     lacking = sorted(vpc for vpc in vpcs if case.ask.name not in case.stock.groups.get(vpc, ()))
     if lacking:
         network = f"{', '.join(lacking)} on {case.site}" if any(lacking) else case.site
         yield case.missing(f"is not in {network}", f"make it in {network}, or name another in the group file")
         return
-    yield case.ok(f"in {', '.join(sorted(vpcs))}")
+    yield _compared(case, f"in {', '.join(sorted(vpcs))}")
+
+
+def _compared(case: _Case, where: str) -> Parity:
+    """The group that is there, rule by rule, where both sides told their rules."""
+    have, wanted = case.stock.rules.get(case.ask.name), case.stock.source_rules.get(case.ask.source)
+    if have is None or wanted is None:
+        return case.ok(where)
+    less, more = sorted(wanted - have), sorted(have - wanted)
+    if not less and not more:
+        return case.ok(f"{where}, {len(have)} rules alike")
+    parts = [f"does not let in {', '.join(less)}"] if less else []
+    parts += [f"lets in {', '.join(more)} besides"] if more else []
+    observed = f"on {case.site} {' and '.join(parts)}"
+    hint = f"bring its rules on {case.site} into line with those of {case.ask.source}"
+    return case.wrong("partner-differs", observed, hint, verdict="warning")
 
 
 def _kms_key(case: _Case) -> Iterator[Parity]:
@@ -309,7 +348,10 @@ def _profile(case: _Case) -> Iterator[Parity]:
 
 
 def _hosted_zone(case: _Case) -> Iterator[Parity]:
-    if not case.stock.hosted_zone:
+    if not case.stock.names:
+        hint = "name a site under traffic.site that has Route 53; it may be a third one"
+        yield case.missing(f"can't be on {case.site}: it keeps no names", hint)
+    elif not case.stock.hosted_zone:
         yield case.missing()
     elif not zone_of(case.ask.source, case.stock.hosted_zone):
         observed = f"is the zone of {case.stock.hosted_zone}: {case.ask.source} is not in it"

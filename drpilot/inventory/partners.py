@@ -6,6 +6,10 @@ not answer raises CloudError. What was seen is judged by `parity.py`.
 
 from __future__ import annotations
 
+import base64
+import binascii
+import hashlib
+import ipaddress
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -38,23 +42,39 @@ def look(group: Group, active: str, sites: Callable[[str], Site], *, alone: bool
     for ask in asks(group, active):
         wanted.setdefault(ask.kind, []).append(ask)
     eye = _Eye(sites(group.other(active)))
-    subnets: Mapping[str, Network] = eye.told(
-        "subnets", lambda: _subnets(eye.site, _names(wanted.get("subnets"))), {}
-    )
+    networks = "vpc" in eye.site.capabilities
+    subnets: Mapping[str, Network] = {}
+    if networks:
+        subnets = eye.told("subnets", lambda: _subnets(eye.site, _names(wanted.get("subnets"))), {})
+    if networks and wanted.get("subnets") and not subnets and "subnets" not in eye.untold:
+        networks = any(True for _ in _rows(eye.site, "DescribeSubnets", "Subnets"))  # its kind may have none
     vpcs = sorted({network.vpc for network in subnets.values() if network.vpc})
     zones = {one.subnet: one.zone for tier in group.tiers for one in tier.instances if one.subnet}
+    zones |= {name: name for name in group.mapping(active).zones}  # where a zone stands for a subnet
     home = None if alone else _Eye(sites(active))
-    if home is not None and wanted.get("subnets"):
+    seen: Mapping[str, Network] = {}
+    if home is not None and wanted.get("subnets") and "vpc" in home.site.capabilities:
         ids = [ask.source for ask in wanted["subnets"]]
-        seen: Mapping[str, Network] = home.told("subnets", lambda: _subnets(home.site, ids), {})
+        seen = home.told("subnets", lambda: _subnets(home.site, ids), {})
         zones |= {key: network.zone for key, network in seen.items()}
     twins: Mapping[str, KeyPair] = {}
     if home is not None and wanted.get("keys"):
         twins = home.told("keys", lambda: _key_pairs(home.site), {})
+    rules, source_rules = dict[str, frozenset[str]](), dict[str, frozenset[str]]()
+    if home is not None and wanted.get("security_groups"):
+        theirs = sorted({network.vpc for network in seen.values() if network.vpc})
+        names = group.mapping(active).security_groups
+        rules = eye.told("rules", lambda: _rules(eye.site, vpcs, {}), {})
+        source_rules = home.told("rules", lambda: _rules(home.site, theirs, names), {})
+        if "rules" in home.untold or "rules" in eye.untold:
+            rules = {}
     return Stock(
         zones=eye.told("zones", lambda: _zones(eye.site), frozenset())
-        if wanted.get("zones")
+        if wanted.get("zones") or not networks
         else frozenset(),
+        networks=networks,
+        rules=rules,
+        source_rules=source_rules,
         subnets=subnets,
         types=eye.told("types", lambda: _types(eye.site, _names(wanted.get("types"))), {}),
         keys=eye.told("keys", lambda: _key_pairs(eye.site), {}) if wanted.get("keys") else {},
@@ -66,6 +86,7 @@ def look(group: Group, active: str, sites: Callable[[str], Site], *, alone: bool
             "profiles", lambda: _profiles(eye.site, _names(wanted.get("profiles"))), frozenset()
         ),
         hosted_zone=_hosted_zone(group, sites, eye.untold),
+        names=group.traffic is None or "route53" in sites(group.traffic.site).capabilities,
         twins=twins,
         source_zones=zones,
         untold=eye.untold,
@@ -135,11 +156,36 @@ def _key_pairs(site: Site) -> dict[str, KeyPair]:
         if error.kind is not FailureClass.INVALID:
             raise
         rows = list(_rows(site, "DescribeKeyPairs", "KeyPairs"))
-    return {
-        row["KeyName"]: KeyPair(_public(row.get("PublicKey") or ""), str(row.get("KeyFingerprint") or ""))
-        for row in rows
-        if row.get("KeyName")
-    }
+    found = {}
+    for row in rows:
+        if row.get("KeyName"):
+            public = _public(row.get("PublicKey") or "")
+            printed = str(row.get("KeyFingerprint") or "")
+            found[row["KeyName"]] = KeyPair(public, printed, _fingerprints(public))
+    return found
+
+
+def _fingerprints(public: str) -> frozenset[str]:
+    """The fingerprints that an imported RSA key may have: MD5 of the key as SSH writes it (RFC 4716, section 4), or of
+    its DER form (EC2 user guide, "Verify the fingerprint of your key pair"). Empty for any other key.
+    """
+    from cryptography.exceptions import UnsupportedAlgorithm  # noqa: PLC0415 - heavy, and not always needed
+    from cryptography.hazmat.primitives.serialization import (  # noqa: PLC0415
+        Encoding,
+        PublicFormat,
+        load_ssh_public_key,
+    )
+
+    try:
+        blob = base64.b64decode(public, validate=True)
+        if b"ssh-rsa" not in blob[:16]:
+            return frozenset()
+        key = load_ssh_public_key(f"ssh-rsa {public}".encode())
+    except (binascii.Error, ValueError, UnsupportedAlgorithm):
+        return frozenset()
+    forms = (blob, key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo))
+    digests = (hashlib.md5(form, usedforsecurity=False).hexdigest() for form in forms)
+    return frozenset(":".join(text[at : at + 2] for at in range(0, 32, 2)) for text in digests)
 
 
 def _public(text: str) -> str:
@@ -156,6 +202,58 @@ def _groups(site: Site, vpcs: Sequence[str]) -> dict[str, frozenset[str]]:
         names = {str(row[key]) for key in ("GroupName", "GroupId") if row.get(key)}
         found.setdefault(row.get("VpcId") or "", set()).update(names)
     return {vpc: frozenset(names) for vpc, names in found.items()}
+
+
+def _rules(site: Site, vpcs: Sequence[str], names: Mapping[str, str]) -> dict[str, frozenset[str]]:
+    """What each security group lets in, one text a rule: `tcp 8080 from 0.0.0.0/0`, `tcp 5432 from shop-app`.
+
+    Groups are called as `names` calls them on the other side, and the site's own network is called that: each side has
+    another.
+    """
+    params: Json = {"Filters": [{"Name": "vpc-id", "Values": list(vpcs)}]} if vpcs else {}
+    rows = list(_rows(site, "DescribeSecurityGroups", "SecurityGroups", params))
+    known = {str(row["GroupId"]): str(row["GroupName"]) for row in rows}
+    nets = {}
+    if vpcs:
+        for row in _rows(site, "DescribeVpcs", "Vpcs", params):
+            nets[str(row["VpcId"])] = ipaddress.ip_network(row["CidrBlock"])
+    found: dict[str, frozenset[str]] = {}
+    for row in rows:
+        said = set[str]()
+        for rule in row.get("IpPermissions") or ():
+            what = _protocol(rule)
+            said |= {
+                f"{what} from {peer}" for peer in _peers(rule, known, names, nets.get(str(row.get("VpcId"))))
+            }
+        found[str(row["GroupName"])] = found[str(row["GroupId"])] = frozenset(said)
+    return found
+
+
+def _protocol(rule: Mapping[str, Any]) -> str:
+    name = str(rule.get("IpProtocol", "-1"))
+    if name == "-1":
+        return "everything"
+    low, high = rule.get("FromPort"), rule.get("ToPort")
+    ports = str(low) if low == high else f"{low}-{high}"
+    return name if low in (None, -1) or (low, high) == (0, 65535) else f"{name} {ports}"
+
+
+def _peers(
+    rule: Mapping[str, Any],
+    known: Mapping[str, str],
+    names: Mapping[str, str],
+    network: ipaddress.IPv4Network | ipaddress.IPv6Network | None,
+) -> Iterator[str]:
+    """Who a rule is for, in words that mean the same on both sides."""
+    for item in rule.get("UserIdGroupPairs") or ():
+        name = item.get("GroupName") or known.get(str(item.get("GroupId")), str(item.get("GroupId")))
+        yield names.get(name, name)
+    for item in rule.get("IpRanges") or ():
+        cidr = ipaddress.ip_network(item["CidrIp"], strict=False)
+        own = network is not None and cidr.version == network.version and cidr.prefixlen >= network.prefixlen
+        yield "its own network" if own and cidr.network_address in network else str(cidr)  # type: ignore[operator]
+    yield from (str(item["CidrIpv6"]) for item in rule.get("Ipv6Ranges") or ())
+    yield from (str(item["PrefixListId"]) for item in rule.get("PrefixListIds") or ())
 
 
 def key_state(site: Site, key: str) -> str:
@@ -190,7 +288,7 @@ def _hosted_zone(group: Group, sites: Callable[[str], Site], untold: dict[str, s
 
     It lies on a third site, whose silence must not hide what the other side has: it is untold.
     """
-    if group.traffic is None:
+    if group.traffic is None or "route53" not in sites(group.traffic.site).capabilities:
         return ""
     params: Json = {"Id": group.traffic.zone}
     try:

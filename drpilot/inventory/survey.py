@@ -50,7 +50,7 @@ class Survey:
     """What a site has. `tiers` is keyed by the value of the tag `tier`, empty for what has none.
 
     `kms_keys` maps key ARNs to one alias or the empty string; `untold` names what the site would not list,
-    and why.
+    and why; `able` are its capabilities.
     """
 
     site: str
@@ -62,6 +62,7 @@ class Survey:
     types: tuple[str, ...] = ()
     kms_keys: Mapping[str, str] = field(default_factory=dict)
     untold: Mapping[str, str] = field(default_factory=dict)
+    able: frozenset[str] = frozenset({"ec2:DescribeInstanceTypeOfferings", "route53", "vpc"})
 
 
 def survey(site: Site, tag: str | None = None) -> Survey:
@@ -85,12 +86,15 @@ def _offered(look: _Look, tiers: Mapping[str, Surveyed]) -> Survey:
         site=look.site.name,
         tiers=tiers,
         zones=look.sorted("ec2", "DescribeAvailabilityZones", "AvailabilityZones", "ZoneName"),
-        subnets=tuple(sorted(look.subnets(), key=lambda subnet: (subnet.zone, subnet.cidr))),
+        subnets=tuple(sorted(look.subnets(), key=lambda subnet: (subnet.zone, subnet.cidr)))
+        if "vpc" in look.site.capabilities
+        else (),
         key_pairs=look.sorted("ec2", "DescribeKeyPairs", "KeyPairs", "KeyName"),
         security_groups=look.sorted("ec2", "DescribeSecurityGroups", "SecurityGroups", "GroupName"),
         types=look.sorted("ec2", "DescribeInstanceTypeOfferings", "InstanceTypeOfferings", "InstanceType"),
         kms_keys=look.kms_keys() if "kms" in look.site.capabilities else {},
         untold=look.untold,
+        able=look.site.capabilities,
     )
 
 

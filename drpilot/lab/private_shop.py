@@ -18,12 +18,13 @@ from drpilot.lab.dataset import expected, volume_blocks
 from drpilot.lab.shop_name import put_name
 from drpilot.lab.shop_plan import ANYWHERE, DEVICES, PORT, Clients, Plan, public_key, rules, tags, until
 
-__all__ = ["MOVER_IMAGE", "build", "prepare"]
+__all__ = ["BUCKET", "MOVER_IMAGE", "build", "image", "prepare", "snapshot"]
 
 MOVER_IMAGE = "drpilot-mover"
 """Name and tag of the image that movers are launched from."""
 
-_BUCKET = "shop-imports"
+BUCKET = "shop-imports"
+"""Where the parts of an import lie while it is under way."""
 _PART_BYTES = 10 * 1024 * 1024
 _ROOT = "/dev/sda"
 
@@ -111,7 +112,7 @@ def _volume(site: Clients, plan: Plan, name: str, blocks: Mapping[int, bytes]) -
     if ended["State"] != "completed":
         raise RuntimeError(f"the import of {name} ended {ended['State']}: {ended.get('StatusMessage')}")
     for key in keys:
-        site("s3").delete_object(Bucket=_BUCKET, Key=key)
+        site("s3").delete_object(Bucket=BUCKET, Key=key)
     return str(ended["ImportVolume"]["Volume"]["Id"])
 
 
@@ -120,7 +121,7 @@ def _upload(s3: Any, name: str, image: bytes) -> tuple[str, list[str]]:
     entries, keys = [], []
     for index, start in enumerate(range(0, len(image), _PART_BYTES)):
         data, key = image[start : start + _PART_BYTES], f"{name}.part.{index}"
-        s3.put_object(Bucket=_BUCKET, Key=key, Body=data)
+        s3.put_object(Bucket=BUCKET, Key=key, Body=data)
         keys.append(key)
         span = f'<byte-range start="{start}" end="{start + len(data) - 1}"/>'
         urls = "".join(
@@ -136,12 +137,12 @@ def _upload(s3: Any, name: str, image: bytes) -> tuple[str, list[str]]:
         f"<import><size>{len(image)}</size><volume-size>1</volume-size>"
         f'<parts count="{len(entries)}">{"".join(entries)}</parts></import></manifest>'
     )
-    s3.put_object(Bucket=_BUCKET, Key=manifest, Body=text.encode())
+    s3.put_object(Bucket=BUCKET, Key=manifest, Body=text.encode())
     return _signed(s3, "get_object", manifest), [*keys, manifest]
 
 
 def _signed(s3: Any, call: str, key: str) -> str:
-    return str(s3.generate_presigned_url(call, Params={"Bucket": _BUCKET, "Key": key}, ExpiresIn=86_400))
+    return str(s3.generate_presigned_url(call, Params={"Bucket": BUCKET, "Key": key}, ExpiresIn=86_400))
 
 
 def _until_state(ec2: Any, plan: Plan, volume_id: str, state: str) -> None:
@@ -151,18 +152,28 @@ def _until_state(ec2: Any, plan: Plan, volume_id: str, state: str) -> None:
     until(plan, f"volume {volume_id}", reached)
 
 
-def _image(site: Clients, plan: Plan, name: str, first: bytes, marks: Mapping[str, str]) -> str:
-    """A block-storage image whose root begins with `first`."""
+def snapshot(
+    site: Clients, plan: Plan, name: str, blocks: Mapping[int, bytes], marks: Mapping[str, str]
+) -> str:
+    """A complete snapshot of 1 GiB that holds these blocks."""
     ec2 = site("ec2")
-    blocks = {place: disk.sample_block(f"{plan.seed}/{name}", 9, place) for place in (2, 3)}
-    volume_id = _volume(site, plan, name, {0: first, **blocks})
-    snapshot_id: str = ec2.create_snapshot(VolumeId=volume_id, Description=f"{name}-root")["SnapshotId"]
-    _mark(ec2, snapshot_id, Name=f"{name}-root", **marks)
+    volume_id = _volume(site, plan, name.removesuffix("-root"), blocks)
+    snapshot_id: str = ec2.create_snapshot(VolumeId=volume_id, Description=name)["SnapshotId"]
+    _mark(ec2, snapshot_id, Name=name, **marks)
 
     def complete() -> bool:
         return bool(ec2.describe_snapshots(SnapshotIds=[snapshot_id])["Snapshots"][0]["State"] == "completed")
 
     until(plan, f"snapshot {name}", complete)
+    ec2.delete_volume(VolumeId=volume_id)
+    return snapshot_id
+
+
+def image(site: Clients, plan: Plan, name: str, first: bytes, marks: Mapping[str, str]) -> str:
+    """A block-storage image whose root begins with `first`."""
+    ec2 = site("ec2")
+    blocks = {place: disk.sample_block(f"{plan.seed}/{name}", 9, place) for place in (2, 3)}
+    snapshot_id = snapshot(site, plan, f"{name}-root", {0: first, **blocks}, marks)
     image_id: str = ec2.register_image(
         Name=name,
         Description="sample shop" if marks else "reads volumes for replication",
@@ -173,23 +184,22 @@ def _image(site: Clients, plan: Plan, name: str, first: bytes, marks: Mapping[st
             {"DeviceName": _ROOT, "Ebs": {"SnapshotId": snapshot_id, "DeleteOnTermination": True}}
         ],
     )["ImageId"]
-    ec2.delete_volume(VolumeId=volume_id)
     return _mark(ec2, image_id, Name=name, **marks)
 
 
 def _mover_image(site: Clients, plan: Plan) -> str:
     """The image of a machine that reads volumes for replication; it is no part of the shop."""
-    return _image(site, plan, MOVER_IMAGE, disk.root_block("mover"), {})
+    return image(site, plan, MOVER_IMAGE, disk.root_block("mover"), {})
 
 
 @contextmanager
 def _imports(site: Clients, plan: Plan) -> Iterator[None]:
     """With the bucket that images come in by, where they do."""
     if plan.write is None:
-        site("s3").create_bucket(Bucket=_BUCKET)
+        site("s3").create_bucket(Bucket=BUCKET)
     yield
     if plan.write is None:
-        site("s3").delete_bucket(Bucket=_BUCKET)
+        site("s3").delete_bucket(Bucket=BUCKET)
 
 
 # -- machines ---------------------------------------------------------------------------------------------
@@ -308,7 +318,7 @@ def build(home: Clients, edge: Clients, plan: Plan) -> dict[str, Any]:
     roots["base"] = b"plain base image of the sample shop\n".ljust(disk.BLOCK_BYTES, b"\0")
     with _imports(home, plan):
         images = {
-            role: _image(home, plan, f"shop-{role}", first, {"app": "shop"}) for role, first in roots.items()
+            role: image(home, plan, f"shop-{role}", first, {"app": "shop"}) for role, first in roots.items()
         }
         mover_image = _mover_image(home, plan)
         database = _database(home, plan, network, images["db"])

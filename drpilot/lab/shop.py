@@ -93,7 +93,7 @@ def _key_pair(ec2: Any, plan: Plan) -> None:
 # -- disks ------------------------------------------------------------------------------------------------
 
 
-def _snapshot(site: Clients, plan: Plan, name: str, blocks: Mapping[int, bytes]) -> str:
+def snapshot(site: Clients, plan: Plan, name: str, blocks: Mapping[int, bytes]) -> str:
     """A completed 1 GiB snapshot with these blocks, written by the EBS direct APIs."""
     ebs, ec2 = site("ebs"), site("ec2")
     begun = ebs.start_snapshot(VolumeSize=1, Description=name, Tags=tags(Name=name, app="shop"))
@@ -116,11 +116,11 @@ def _snapshot(site: Clients, plan: Plan, name: str, blocks: Mapping[int, bytes])
     return snapshot_id
 
 
-def _image(site: Clients, plan: Plan, name: str, first: bytes) -> str:
+def image(site: Clients, plan: Plan, name: str, first: bytes) -> str:
     """An image whose root snapshot begins with `first`."""
     ec2 = site("ec2")
     blocks = {place: disk.sample_block(f"{plan.seed}/{name}", 9, place) for place in (2, 3, 700)}
-    snapshot_id = _snapshot(site, plan, f"{name}-root", {0: first, **blocks})
+    snapshot_id = snapshot(site, plan, f"{name}-root", {0: first, **blocks})
     made = ec2.register_image(
         Name=name,
         Description="sample shop",
@@ -167,7 +167,7 @@ def _database(site: Clients, plan: Plan, network: Mapping[str, Any], image_id: s
     volumes = []
     for number in range(plan.data_volumes):
         blocks = volume_blocks(plan.contents, number)
-        snapshot_id = _snapshot(site, plan, f"shop-seed-{number}", blocks)
+        snapshot_id = snapshot(site, plan, f"shop-seed-{number}", blocks)
         made = ec2.create_volume(
             AvailabilityZone=network["zones"][0],
             SnapshotId=snapshot_id,
@@ -312,7 +312,7 @@ def build(home: Clients, edge: Clients, plan: Plan | None = None) -> dict[str, A
         role: disk.root_block(role, plan.data_volumes if role == "db" else 0) for role in ("db", "app", "web")
     }
     roots["base"] = b"plain base image of the sample shop\n".ljust(disk.BLOCK_BYTES, b"\0")
-    images = {role: _image(home, plan, f"shop-{role}", first) for role, first in roots.items()}
+    images = {role: image(home, plan, f"shop-{role}", first) for role, first in roots.items()}
     database = _database(home, plan, network, images["db"])
     balancer = _balancer(home, network)
     app = {"name": "app", "image": images["app"], "count": plan.app_count, "target_groups": []}

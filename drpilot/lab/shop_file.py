@@ -32,14 +32,16 @@ def group_file(built: Mapping[str, Any], prepared: Mapping[str, Any], plan: Plan
     """The group file of this shop, YAML text, from what `build` and `prepare` returned."""
     plan = plan or Plan()
     zones = _flow(zip(built["zones"], prepared["zones"], strict=True))
-    # A cloud without VPCs has no subnets to map.
-    pairs = zip(built["subnets"], prepared["subnets"], strict=bool(built["subnets"] and prepared["subnets"]))
-    subnets = _flow(pairs)
+    # Where a cloud without VPCs is home its zones stand for subnets; where it is away the zones' partners are enough.
+    here = built["subnets"] or built["zones"]
+    subnets = _flow(zip(here, prepared["subnets"], strict=bool(prepared["subnets"])))
     here, there = plan.types(plan.home), plan.types(plan.away)
     types = _flow(((here.database, there.database), (here.server, there.server)))
     groups = _flow((name, name) for name in ("shop-db", "shop-app", "shop-web"))
     check = f'{{http: "http://{{address}}:{PORT}/healthz", contains: ok}}'
     record = plan.record_name.rstrip(".")
+    # Nothing keeps a machine from speaking out there: whoever drills there has to accept it.
+    outbound = "" if built["subnets"] and prepared["subnets"] else ", outbound: open"
     return f"""\
 drpilot: 1
 group: shop
@@ -47,7 +49,7 @@ primary: home
 secondary: away
 objectives: {{rpo: 15m, rto: 30m}}
 replicate: {{every: 10m, keep: {{last: 6, hourly: 24, daily: 14}}}}
-drill: {{cron: "0 3 * * sun", timezone: Europe/Rome, expires: 2h}}
+drill: {{cron: "0 3 * * sun", timezone: Europe/Rome, expires: 2h{outbound}}}
 approvals: {{failover: 2, switchover: 1, commit: 1}}
 map:                                 # home: away; read from right to left for the way back
   zones: {zones}

@@ -16,6 +16,7 @@ from drpilot.domain.ports import CloudError, Site
 from drpilot.domain.sizing import grown_types
 from drpilot.inventory.balancing import standing
 from drpilot.inventory.discover import carried, members, partner, uncarried, unprotected
+from drpilot.inventory.losses import losses
 from drpilot.inventory.partners import key_state
 from drpilot.inventory.resources import FILTER_VALUES, chunks
 from drpilot.journal.views import GroupView
@@ -287,8 +288,13 @@ def _members(house: House, view: GroupView) -> Iterator[Checked]:
     for change in changes:
         finding = Finding("drift", "warning", change, view.name, protect_command(view))
         yield warning("drift", view.name, expected, change, finding)
-    losses = (*carried(present, present.mapping(view.active), view.standing), *uncarried(site, present))
-    yield from _found("carried", view, "every member can be carried whole", losses)
+    there = house.site(view.standing).capabilities
+    lost = (
+        *carried(present, present.mapping(view.active), view.standing, there),
+        *uncarried(site, present, there),
+        *losses(present, site.capabilities, there, view.standing),
+    )
+    yield from _found("carried", view, "every member can be carried whole", lost)
     yield from _found(
         "unprotected", view, "every tagged resource belongs to a tier", unprotected(site, present)
     )

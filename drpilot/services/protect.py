@@ -14,6 +14,7 @@ from drpilot.domain.sizing import grown_types, waiting_type
 from drpilot.inventory import groupfile
 from drpilot.inventory.discover import carried, members, uncarried, unprotected
 from drpilot.inventory.draft import draft as write_draft
+from drpilot.inventory.losses import losses
 from drpilot.inventory.partners import partners
 from drpilot.inventory.survey import Surveyed, offer, survey
 from drpilot.journal.views import GroupView
@@ -60,7 +61,13 @@ def preview(house: House, text: str, file: str) -> Preview:
     active = _active(house, group)
     site = house.site(active)
     found = members(site, group)
-    later = [*carried(found, group.mapping(active), group.other(active)), *uncarried(site, found)]
+    other = group.other(active)
+    there = house.site(other).capabilities
+    later = [
+        *carried(found, group.mapping(active), other, there),
+        *uncarried(site, found, there),
+        *losses(found, site.capabilities, there, other),
+    ]
     findings = [*document.findings, *document.located(later), *_partners(house, found, active, document)]
     size = sum(volume.size_gib for tier in found.tiers for each in tier.instances for volume in each.volumes)
     return Preview(

@@ -413,7 +413,8 @@ class World:
         return [operation for name, service, operation in self.calls if name == site]
 
 
-def _door(cloud: Cloud, folder: Path, calls: list[tuple[str, str, str]]) -> BotoSite:
+def door_to(cloud: Cloud, folder: Path, calls: list[tuple[str, str, str]]) -> BotoSite:
+    """Our own door to a cloud, in the dialect of its kind; each change that was answered is noted in `calls`."""
     settings = cloud.settings
     (key, secret), *_ = settings.keys.items()
     keys = folder / f"{settings.name}.keys"
@@ -492,7 +493,7 @@ def opened(folder: Path, home: str = "aws", away: str = "aws", **changes: Any) -
         prepared = shop.prepare(doors["away"], size)
         doors["edge"]("s3").create_bucket(Bucket=BUCKET)
         calls: list[tuple[str, str, str]] = []
-        sites = {name: _door(cloud, folder, calls) for name, cloud in clouds.items()}
+        sites = {name: door_to(cloud, folder, calls) for name, cloud in clouds.items()}
         world = World(
             clouds, sites, shop.group_file(built, prepared, size), built, calls=calls, folder=folder
         )

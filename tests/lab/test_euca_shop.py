@@ -134,7 +134,9 @@ def test_the_group_file_maps_one_cloud_to_the_other(world: _World) -> None:
     told = yaml.safe_load(shop.group_file(world.shop, world.landing, world.plan))
     assert told["map"]["zones"] == {"cluster01": "eu-west-1a", "cluster02": "eu-west-1b"}
     assert told["map"]["types"] == {"m1.large": "m5.large", "m1.medium": "t3.medium"}
-    assert len(told["map"]["subnets"]) == (0 if world.version == "3.4" else 2)
+    assert len(told["map"]["subnets"]) == 2
+    assert ("cluster01" in told["map"]["subnets"]) == (world.version == "3.4")
+    assert told["drill"].get("outbound") == ("open" if world.version == "3.4" else None)
     assert told["tiers"]["web"]["load_balancer"] == "shop-lb"
     assert told["tiers"]["db"]["standby"]["size"] == "t3.small"
 

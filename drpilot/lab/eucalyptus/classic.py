@@ -11,7 +11,11 @@ from ipaddress import IPv4Network
 from typing import Any
 
 from drpilot.lab import groups, interfaces, launch, network
-from drpilot.lab.autoscaling import create_auto_scaling_group, update_auto_scaling_group
+from drpilot.lab.autoscaling import (
+    create_auto_scaling_group,
+    describe_auto_scaling_groups,
+    update_auto_scaling_group,
+)
 from drpilot.lab.cloud import Cloud, Refusal, action
 from drpilot.lab.registry import Handler, handler_of
 from drpilot.lab.table import Row
@@ -169,6 +173,18 @@ def _scaling(operation: str, common: Handler) -> None:
         return common(cloud, params)
 
     action("autoscaling", operation, family="eucalyptus")(call)
+
+
+@action("autoscaling", "DescribeAutoScalingGroups", family="eucalyptus")
+def describe_groups(cloud: Cloud, params: dict[str, Any]) -> dict[str, Any]:
+    """DescribeAutoScalingGroups: without a VPC a group has zones, and no subnets to tell of."""
+    answer = describe_auto_scaling_groups(cloud, params)
+    if cloud.classic:
+        answer["AutoScalingGroups"] = [
+            {key: value for key, value in item.items() if key != "VPCZoneIdentifier"}
+            for item in answer["AutoScalingGroups"]
+        ]
+    return answer
 
 
 for _name in ("AuthorizeSecurityGroupIngress", "RevokeSecurityGroupIngress", "DeleteSecurityGroup"):
