@@ -13,39 +13,22 @@ from typing import Any
 from drpilot.base.clock import rfc3339
 from drpilot.domain.group import Instance
 from drpilot.lab import disk, private_shop, shop
-from drpilot.lab.cloud import Cloud
 from drpilot.lab.dataset import volume_blocks
 from drpilot.lab.process import start_in_process
-from drpilot.lab.wire import attach
 from tests.actions.world import BUCKET, CLOCK, Door, Run, World, door_to, plan
-from tests.lab.euca_world import euca_client
 
 POINT = "point1"
+SPEED = 240.0
 _ROLES = {"db": "db", "app": "app", "web": "web"}
-
-
-class PrivateDoor:
-    """A client factory for a Eucalyptus site."""
-
-    def __init__(self, cloud: Cloud) -> None:
-        self._cloud = cloud
-        self._made: dict[str, Any] = {}
-
-    def __call__(self, service: str) -> Any:
-        if service not in self._made:
-            keys = next(iter(self._cloud.settings.keys.items()))
-            version = self._cloud.traits.version
-            client = euca_client(version, service, "http://127.0.0.1:9", keys)
-            attach(client, self._cloud)
-            self._made[service] = client
-        return self._made[service]
 
 
 class UnlikeWorld:
     """Two kinds of cloud, with what a complete point would have left on the other side."""
 
-    def __init__(self, world: World, doors: dict[str, Any], size: shop.Plan) -> None:
-        self.world, self.doors, self.plan = world, doors, size
+    def __init__(self, world: World, doors: dict[str, Any], size: shop.Plan, landing: dict[str, Any]) -> None:
+        self.world, self.doors, self.plan, self.landing = world, doors, size, landing
+        self.empty: set[tuple[str, str]] = set()
+        self.before: set[tuple[str, str]] = set()
 
     def point(self) -> None:
         """Register the images of all three tiers on away by hand, and snapshots of the data volumes."""
@@ -61,7 +44,7 @@ class UnlikeWorld:
         }
         for tier in group.tiers:
             count = self.plan.data_volumes if tier.name == "db" else 0
-            image = self._image(tier.name, disk.root_block(_ROLES[tier.name], count))
+            image = self.image(tier.name, disk.root_block(_ROLES[tier.name], count))
             shown = self.doors["away"]("ec2").describe_images(ImageIds=[image])["Images"][0]
             keys = [one.key for one in tier.instances]
             for key in [*keys, *([tier.scaling_group.key] if tier.scaling_group else [])]:
@@ -75,13 +58,12 @@ class UnlikeWorld:
         row = {"state": "available", "site": "away", "id": id_, "tier": tier, "size_gib": 1, "facts": facts}
         self.world.facts.replicas[POINT, kind, member] = row
 
-    def _image(self, name: str, first: bytes) -> str:
-        made = private_shop.image if self.plan.away != "aws" else shop.image
-        size = replace(self.plan, home=self.plan.away, write=self._write())
-        return str(made(self.doors["away"], size, f"copy-{name}", first))
-
-    def _write(self) -> Any:
-        return self.world.clouds["away"].store.write_volume if self.plan.away == "eucalyptus-3.4" else None
+    def image(self, name: str, first: bytes) -> str:
+        """An image on away whose root begins with `first`."""
+        size = replace(self.plan, home=self.plan.away)
+        if self.plan.away == "aws":
+            return str(shop.image(self.doors["away"], size, f"copy-{name}", first))
+        return str(private_shop.image(self.doors["away"], size, f"copy-{name}", first, {"app": "shop"}))
 
     def _volumes(self, tier: str, instance: Instance) -> None:
         for number, volume in enumerate(one for one in instance.volumes if not one.root):
@@ -96,10 +78,10 @@ class UnlikeWorld:
         self._replica("snapshot", root.key, tier, id_, facts)
 
     def _snapshot(self, name: str, blocks: dict[int, bytes]) -> str:
-        away, size = self.doors["away"], replace(self.plan, home=self.plan.away, write=self._write())
+        away, size = self.doors["away"], replace(self.plan, home=self.plan.away)
         if self.plan.away == "aws":
             return str(shop.snapshot(away, size, name, blocks))
-        return str(private_shop.snapshot(away, size, name, blocks))
+        return str(private_shop.snapshot(away, size, name, blocks, {"app": "shop"}))
 
     def run(self, mode: str = "replicate") -> Run:
         """A run of a mode whose point stands already."""
@@ -117,28 +99,27 @@ def dialects(pair: str, version: str) -> dict[str, str]:
 def opened(folder: Path, pair: str, version: str) -> Iterator[UnlikeWorld]:
     """The clouds, ticking 60 times as fast, with the shop at home and nothing replicated."""
     kinds = dialects(pair, version)
-    clouds = start_in_process(folder / "lab", kinds, speed=60.0, background=True)
+    clouds = start_in_process(folder / "lab", kinds, speed=SPEED, background=True)
     try:
-        doors: dict[str, Any] = {
-            name: Door(cloud, folder) if kinds[name] == "aws" else PrivateDoor(cloud)
-            for name, cloud in clouds.items()
-        }
+        doors: dict[str, Any] = {name: Door(cloud, folder) for name, cloud in clouds.items()}
         size = replace(plan(), home=kinds["home"], away=kinds["away"])
         for name, block in (("home", size.home_network), ("away", size.away_network)):
             if kinds[name] != "aws":
                 clouds[name].tune(classic_network=block)
-            if kinds[name] != "aws" and name == "away" and version != "3.4":
-                doors[name]("s3").create_bucket(Bucket=private_shop.BUCKET)
-        if kinds["home"] == "eucalyptus-3.4":
-            size = replace(size, write=clouds["home"].store.write_volume)
+        if version == "3.4":
+            private = "home" if pair == "euca-aws" else "away"
+            size = replace(size, write=clouds[private].store.write_volume)
         built = shop.build(doors["home"], doors["edge"], size)
         prepared = shop.prepare(doors["away"], size)
+        if pair == "aws-euca" and version != "3.4":
+            doors["away"]("s3").create_bucket(Bucket=private_shop.BUCKET)
         doors["edge"]("s3").create_bucket(Bucket=BUCKET)
         calls: list[tuple[str, str, str]] = []
         sites = {name: door_to(cloud, folder, calls) for name, cloud in clouds.items()}
-        world = World(clouds, sites, shop.group_file(built, prepared, size), built, calls=calls)
+        text = shop.group_file(built, prepared, size)
+        world = World(clouds, sites, text, built, calls=calls, folder=folder)
         world.look("home")
-        yield UnlikeWorld(world, doors, size)
+        yield UnlikeWorld(world, doors, size, prepared)
     finally:
         for cloud in clouds.values():
             cloud.close()
