@@ -18,6 +18,7 @@ _SMALL = {
     "x86_64": ("t3.small", "t3a.small", "t2.small", "t3.medium", "m1.small"),
     "arm64": ("t4g.small", "t4g.medium"),
 }
+_OFFERED = "ec2:DescribeInstanceTypeOfferings"
 _SMALL_ELSEWHERE = "m1.small"  # of every Eucalyptus, unless its owner took it away
 _WIDTH = 37  # where the comments begin
 _MOST_TIERS = 20  # of a group file
@@ -234,9 +235,7 @@ def _tier(tier: _Tier, secondary: Survey, tag: str | None) -> Iterator[str]:
 def _waiting(instances: Sequence[Instance], secondary: Survey) -> str:
     """A small type that the other site has, and the type to grow to: the largest member's own."""
     first = instances[0]
-    if (
-        "ec2:DescribeInstanceTypeOfferings" not in secondary.able
-    ):  # its kind of cloud does not tell what it offers
+    if _OFFERED not in secondary.able:  # its kind of cloud does not tell what it offers
         return f"size: {_SMALL_ELSEWHERE}, grow: {_text('')}"
     small = [name for name in _SMALL.get(first.architecture, ()) if name in secondary.types]
     grow = first.type if first.type in secondary.types or not secondary.types else ""
@@ -257,6 +256,8 @@ def _traffic(tiers: Sequence[_Tier], primary: Survey, secondary: Survey) -> Iter
 def _untold(primary: Survey, secondary: Survey) -> Iterator[str]:
     for survey in (primary, secondary):
         for what, why in survey.untold.items():
+            if survey is primary and what == _OFFERED and what not in survey.able:
+                continue  # what home offers is of no account: its members say what they are
             yield f"# ? {survey.site} would not list {what} ({_one_line(why)}): what is guessed from it is missing"
 
 

@@ -21,17 +21,21 @@ _ENDPOINT = {"HttpTokens": "optional", "HttpEndpoint": "enabled", "HttpPutRespon
 _SIMPLE = {"gp2", "gp3", "standard", ""}
 _BASELINE_IOPS = 3000  # what every gp3 volume has (EC2 user guide, "General Purpose SSD volumes")
 _WEB = ("HTTP", "HTTPS")
+_KNOWN = "info"
 
 
 def losses(group: Group, here: Collection[str], there: Collection[str], site: str) -> tuple[Finding, ...]:
     """Findings `carried-with-loss` for what the members of `group` lose on `site`.
 
     `here` and `there` are the capabilities of the side they run on and of `site`. `group` carries its members. What
-    would stop a standby from being built is an error, everything else a warning.
+    would stop a standby from being built is an error, what the group file or its machines can mend a warning. What
+    nobody can mend informs: it is decided once, when the group is taken in, and is no finding of every later look.
     """
     found: list[Finding] = []
     for tier in group.tiers:
-        found += (_loss(tier, *each) for each in _machines(tier, here, there, site))
+        found += (_loss(tier, what, hint, _KNOWN) for what, hint in _machines(tier, there, site))
+        found += (_loss(tier, what, hint, _KNOWN) for what, hint in _network(tier, here, there, site))
+        found += (_loss(tier, what, hint) for what, hint in _instants(tier, here))
         if tier.load_balancer is not None:
             found += _balancer(tier, tier.load_balancer, there, site)
     found += _of_group(group, there, site)
@@ -51,9 +55,7 @@ def _members(tier: Tier) -> list[Instance | ScalingGroup]:
     return [*tier.instances, *([tier.scaling_group] if tier.scaling_group is not None else [])]
 
 
-def _machines(
-    tier: Tier, here: Collection[str], there: Collection[str], site: str
-) -> Iterator[tuple[str, str]]:
+def _machines(tier: Tier, there: Collection[str], site: str) -> Iterator[tuple[str, str]]:
     members = _members(tier)
     demanding = [one for one in members if _says_something(one)]
     if demanding and "metadata-options" not in there:
@@ -68,7 +70,9 @@ def _machines(
         if guarded:
             yield f"termination protection of {_named(guarded)} can't be carried to {site}", "mind it there"
     yield from _disks(tier, there, site)
-    yield from _network(tier, here, there, site)
+
+
+def _instants(tier: Tier, here: Collection[str]) -> Iterator[tuple[str, str]]:
     several = [one for one in tier.instances if len([v for v in one.volumes if not v.root]) > 1]
     if several and "ec2:CreateSnapshots" not in here and not tier.freeze:
         what = f"the volumes of {_named(several)} can't be captured at one instant where they are"
@@ -121,7 +125,7 @@ def _network(
 def _balancer(tier: Tier, front: LoadBalancer, there: Collection[str], site: str) -> Iterator[Finding]:
     if front.type == "classic" and not front.security_groups and "vpc" in there:
         what = f"load balancer {front.key} has no security groups; on {site} it gets those of its tier's machines"
-        yield _loss(tier, what, f"see that those let its users in on port {front.port}")
+        yield _loss(tier, what, f"see that those let its users in on port {front.port}", _KNOWN)
     if "elbv2" in there:
         yield from _to_second(tier, front, site)
     elif "elb" in there:
@@ -165,7 +169,7 @@ def _to_classic(tier: Tier, front: LoadBalancer, there: Collection[str], site: s
         )
     if front.scheme == "internal" and "vpc" not in there:
         what = f"{lead} it is internal; on {site}, which has no networks, everybody may reach it"
-        yield _loss(tier, what, "let its machines' security groups say who may come")
+        yield _loss(tier, what, "let its machines' security groups say who may come", _KNOWN)
 
 
 # -- the whole group -------------------------------------------------------------------------------------
@@ -179,7 +183,7 @@ def _of_group(group: Group, there: Collection[str], site: str) -> Iterator[Findi
             f"the fence has no rung `deny` on {site}: without networks an instance keeps its security groups"
         )
         hint = "the rungs `scale` and `stop` do the work there"
-        yield Finding("carried-with-loss", "warning", what, "fence", hint)
+        yield Finding("carried-with-loss", _KNOWN, what, "fence", hint)
     if not group.drill.outbound_open:
         what = f"a drill on {site} can't keep its machines from speaking out: it has no networks"
         hint = (

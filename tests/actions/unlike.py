@@ -15,6 +15,7 @@ from drpilot.domain.group import Instance
 from drpilot.lab import disk, private_shop, shop
 from drpilot.lab.dataset import volume_blocks
 from drpilot.lab.process import start_in_process
+from drpilot.lab.shop_plan import public_key
 from tests.actions.world import BUCKET, CLOCK, Door, Run, World, door_to, plan
 
 POINT = "point1"
@@ -82,6 +83,10 @@ class UnlikeWorld:
         if self.plan.away == "aws":
             return str(shop.snapshot(away, size, name, blocks))
         return str(private_shop.snapshot(away, size, name, blocks, {"app": "shop"}))
+
+    def other_key(self) -> bytes:
+        """An OpenSSH public key that is not the shop's."""
+        return public_key(replace(self.plan, seed="another"))
 
     def run(self, mode: str = "replicate") -> Run:
         """A run of a mode whose point stands already."""

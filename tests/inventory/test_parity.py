@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from drpilot.domain.group import Group, Instance, Map, Objectives, ScalingGroup, StandbySize, Tier
+from drpilot.domain.group import Group, Instance, Map, Objectives, ScalingGroup, StandbySize, Tier, Traffic
 from drpilot.inventory.groupfile import MAP_KINDS
 from drpilot.inventory.parity import KINDS, KeyPair, Network, Stock, asks, judge, zone_of
 
@@ -109,3 +109,46 @@ def test_a_name_lies_in_its_zone_or_not() -> None:
     assert zone_of("Shop.Example.org", "example.org.")
     assert zone_of("example.org.", "example.org")
     assert not zone_of("badexample.org", "example.org.")
+
+
+def test_a_security_group_is_compared_rule_by_rule() -> None:
+    """What it lets in less, and what besides, in the words of the standing side; untold rules say nothing."""
+    alike = {"db-b": frozenset({"tcp 5432 from app-b"}), "sg-9": frozenset[str]()}
+    source = {"db": frozenset({"tcp 5432 from app-b"}), "app": frozenset({"tcp 80 from 0.0.0.0/0"})}
+    stock = replace(STOCK, rules=alike, source_rules=source)
+    assert wrong(stock) == [("map.security_groups.app", "warning")]
+    (found,) = (one for one in judge(GROUP, "home", stock) if one.verdict == "warning")
+    assert found.finding is not None
+    assert found.finding.message == "security group sg-9 on away does not let in tcp 80 from 0.0.0.0/0"
+    more = {**alike, "sg-9": frozenset({"tcp 80 from 0.0.0.0/0", "tcp 22 from 0.0.0.0/0"})}
+    (found,) = (one for one in judge(GROUP, "home", replace(stock, rules=more)) if one.verdict == "warning")
+    assert "lets in tcp 22 from 0.0.0.0/0 besides" in found.observed
+    assert wrong(replace(stock, rules={})) == []
+
+
+def test_a_zone_stands_for_a_subnet_where_there_are_no_networks() -> None:
+    """The map names a zone as the partner of a subnet: it must be one, and the one that map.zones says."""
+    mapping = replace(GROUP.map, subnets={"subnet-1": "b1", "subnet-2": "b2"})
+    group, stock = replace(GROUP, map=mapping), replace(STOCK, subnets={}, networks=False)
+    assert wrong(stock, group) == []
+    assert wrong(replace(stock, zones=frozenset({"b1"})), group)[-1] == ("map.subnets.subnet-2", "bad")
+    crossed = replace(GROUP, map=replace(mapping, subnets={"subnet-1": "b2", "subnet-2": "b1"}))
+    assert [place for place, _ in wrong(stock, crossed)] == ["map.subnets.subnet-1", "map.subnets.subnet-2"]
+    assert ("map.subnets.subnet-1", "bad") in wrong(replace(stock, networks=True), group)
+
+
+def test_a_key_pair_is_compared_by_the_fingerprint_of_its_public_half() -> None:
+    """One side tells the public half, the other only the fingerprint that an imported key of it has."""
+    told = KeyPair("AAAA", "xx", frozenset({"aa:aa", "bb:bb"}))
+    for printed, said in (("bb:bb", []), ("cc:cc", [("map.keys.ops", "warning")]), ("of another form", [])):
+        stock = replace(STOCK, keys={"ops-b": KeyPair("", printed)}, twins={"ops": told})
+        assert wrong(stock) == said
+
+
+def test_a_site_without_names_can_keep_no_zone() -> None:
+    """The traffic's zone on a cloud that has no names service is an error that says so."""
+    traffic = Traffic("shop.example.org", "Z1", "away")
+    group = replace(GROUP, traffic=traffic)
+    (found,) = (one for one in judge(group, "home", replace(STOCK, names=False)) if one.verdict == "bad")
+    assert found.finding is not None
+    assert "keeps no names" in found.finding.message
