@@ -7,10 +7,12 @@ powers itself off; what it printed is on the console. Stopping the machine, an o
 
 from __future__ import annotations
 
+import atexit
 import re
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -32,6 +34,16 @@ _POLL_S = 0.05
 _MOST_CONSOLE_BYTES = 16_384
 
 
+_RUNNING: weakref.WeakSet[_Process] = weakref.WeakSet()
+
+
+@atexit.register
+def _end_all() -> None:
+    """A lab that ends leaves no program behind; a thread may not come to it in time."""
+    for process in list(_RUNNING):
+        process.kill()
+
+
 class _Process:
     """One mover. A thread of its own sees to it that the process ends: by itself, in time, or with the cloud."""
 
@@ -48,6 +60,7 @@ class _Process:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+        _RUNNING.add(self)
         assert self._process.stdin is not None
         self._process.stdin.write(url.encode() + b"\n")  # less than a pipe holds
         self._process.stdin.close()
