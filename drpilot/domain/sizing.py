@@ -9,18 +9,18 @@ from __future__ import annotations
 
 from drpilot.domain.group import Group, Tier
 
-__all__ = ["grown_types", "waiting_type"]
+__all__ = ["grown_types", "named_type", "waiting_type"]
 
 
 def waiting_type(group: Group, tier: Tier, member_type: str, source: str, *, alike: bool) -> str:
     """The type a member's standby has while it waits, seen from `source`; `alike`: both clouds are of a kind."""
-    return _named(group, tier.standby.size, source, alike=alike) or _partner(group, member_type, source)
+    return named_type(group, tier.standby.size, source, alike=alike) or _partner(group, member_type, source)
 
 
 def grown_types(group: Group, tier: Tier, member_type: str, source: str, *, alike: bool) -> tuple[str, ...]:
     """The types a promoted member may have, best first, each once."""
-    best = _named(group, tier.standby.grow, source, alike=alike) or _partner(group, member_type, source)
-    others = (_named(group, other, source, alike=alike) for other in tier.standby.otherwise)
+    best = named_type(group, tier.standby.grow, source, alike=alike) or _partner(group, member_type, source)
+    others = (named_type(group, other, source, alike=alike) for other in tier.standby.otherwise)
     return tuple(dict.fromkeys((best, *(other for other in others if other is not None))))
 
 
@@ -28,7 +28,8 @@ def _partner(group: Group, member_type: str, source: str) -> str:
     return group.mapping(source).types.get(member_type, member_type)
 
 
-def _named(group: Group, name: str | None, source: str, *, alike: bool) -> str | None:
+def named_type(group: Group, name: str | None, source: str, *, alike: bool) -> str | None:
+    """A type of the group file's `standby` as the side that is not `source` calls it; None where it has no word."""
     if name is None or source == group.primary:
         return name
     return group.mapping(source).types.get(name, name if alike else None)

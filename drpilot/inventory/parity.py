@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from drpilot.base.errors import Finding
 from drpilot.domain.group import Group, Map, Tier
+from drpilot.domain.sizing import named_type
 
 __all__ = ["KINDS", "Ask", "KeyPair", "Network", "Parity", "Stock", "asks", "judge", "zone_of"]
 
@@ -73,8 +74,8 @@ class Stock:
     its state; `hosted_zone` is the zone's own name. `twins` and `source_zones` are the active side's key pairs and the
     zones of its subnets. `rules` are what a security group lets in, by its name, one text a rule, in which the standing
     side's names and words stand for those of the active side (`source_rules`). Without `networks` a zone stands for a
-    subnet; without `names` the site of the traffic keeps none. `untold` maps a kind that the site would not tell to the
-    reason; those in `unable` no cloud of its kind can tell.
+    subnet; without `names` the site of the traffic keeps none; `alike` are two clouds of a kind. `untold` maps a kind
+    that the site would not tell to the reason; those in `unable` no cloud of its kind can tell.
     """
 
     zones: frozenset[str] = frozenset()
@@ -91,6 +92,7 @@ class Stock:
     source_rules: Mapping[str, frozenset[str]] = field(default_factory=dict)
     networks: bool = True
     names: bool = True
+    alike: bool = True
     untold: Mapping[str, str] = field(default_factory=dict)
     unable: frozenset[str] = frozenset()
 
@@ -109,14 +111,23 @@ class Parity:
     finding: Finding | None = None
 
 
+_Named = Callable[[str | None], str | None]
+"""A type of the group file's `standby` as the standing side calls it; None where it has no word for it."""
+
 # -- what is asked for -----------------------------------------------------------------------------------
 
 
-def asks(group: Group, active: str) -> tuple[Ask, ...]:
-    """Everything that the group's file names on the site that is not `active`. `group` carries its members."""
+def asks(group: Group, active: str, *, alike: bool = True) -> tuple[Ask, ...]:
+    """Everything that the group's file names on the site that is not `active`. `group` carries its members; `alike` are
+    two clouds of a kind (domain/sizing.py).
+    """
     mapping = group.mapping(active)
     forward = active == group.primary
-    users = _users(group)
+
+    def named(name: str | None) -> str | None:
+        return named_type(group, name, active, alike=alike)
+
+    users = _users(group, named)
     found = []
     for kind in Map.__slots__:
         for source, name in getattr(mapping, kind).items():
@@ -125,13 +136,13 @@ def asks(group: Group, active: str) -> tuple[Ask, ...]:
             there = frozenset(mapping.subnets[each] for each in needed if each in mapping.subnets)
             found.append(Ask(kind, name, path, source, there))
     for tier in group.tiers:
-        found += _sizes(tier, mapping)
+        found += _sizes(tier, mapping, named)
     if group.traffic is not None:
         found.append(Ask("hosted_zone", group.traffic.zone, ("traffic", "zone"), group.traffic.name))
     return tuple(found)
 
 
-def _users(group: Group) -> dict[tuple[str, str], frozenset[str]]:
+def _users(group: Group, named: _Named) -> dict[tuple[str, str], frozenset[str]]:
     """Type or security group of the active side → the subnets of the members that have it."""
     found: dict[tuple[str, str], set[str]] = {}
 
@@ -139,7 +150,7 @@ def _users(group: Group) -> dict[tuple[str, str], frozenset[str]]:
         found.setdefault((kind, name), set()).update(subnets)
 
     for tier in group.tiers:
-        waits = tier.standby.size is not None and tier.standby.grow is not None
+        waits = named(tier.standby.size) is not None and named(tier.standby.grow) is not None
         for one in tier.instances:
             if not waits:
                 note("types", one.type, (one.subnet,))
@@ -155,16 +166,16 @@ def _users(group: Group) -> dict[tuple[str, str], frozenset[str]]:
     return {key: frozenset(subnets - {""}) for key, subnets in found.items()}
 
 
-def _sizes(tier: Tier, mapping: Map) -> Iterator[Ask]:
+def _sizes(tier: Tier, mapping: Map, named: _Named) -> Iterator[Ask]:
     """The types that the standbys of a tier wait with and grow to."""
     at, standby = ("tiers", tier.name, "standby"), tier.standby
     there = frozenset(mapping.subnets[one.subnet] for one in tier.instances if one.subnet in mapping.subnets)
-    if standby.size is not None:
-        yield Ask("types", standby.size, (*at, "size"), subnets=there)
-    if standby.grow is not None:
-        yield Ask("types", standby.grow, (*at, "grow"), subnets=there)
-    for index, name in enumerate(standby.otherwise):
-        yield Ask("types", name, (*at, "otherwise", index), subnets=there, spare=True)
+    for key, name in (("size", named(standby.size)), ("grow", named(standby.grow))):
+        if name is not None:
+            yield Ask("types", name, (*at, key), subnets=there)
+    for index, name in enumerate(map(named, standby.otherwise)):
+        if name is not None:
+            yield Ask("types", name, (*at, "otherwise", index), subnets=there, spare=True)
 
 
 # -- judging ---------------------------------------------------------------------------------------------
@@ -181,7 +192,7 @@ def judge(group: Group, active: str, stock: Stock) -> tuple[Parity, ...]:
     found: list[Parity] = []
     untold: set[str] = set()
     site = group.other(active)
-    for ask in asks(group, active):
+    for ask in asks(group, active, alike=stock.alike):
         where = group.traffic.site if ask.kind == "hosted_zone" and group.traffic is not None else site
         if ask.kind in stock.untold:
             if ask.kind not in untold:

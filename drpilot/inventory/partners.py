@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from drpilot.domain.group import Group
+from drpilot.domain.path import path_between
 from drpilot.domain.plain import Json
 from drpilot.domain.ports import CloudError, FailureClass, Site
 from drpilot.inventory.parity import Ask, KeyPair, Network, Parity, Stock, asks, judge
@@ -39,9 +40,10 @@ def partners(
 def look(group: Group, active: str, sites: Callable[[str], Site], *, alone: bool = False) -> Stock:
     """What the other site has of what is asked for."""
     wanted: dict[str, list[Ask]] = {}
-    for ask in asks(group, active):
-        wanted.setdefault(ask.kind, []).append(ask)
     eye = _Eye(sites(group.other(active)))
+    alike = path_between(sites(active).capabilities, eye.site.capabilities).kind == "copy"
+    for ask in asks(group, active, alike=alike):
+        wanted.setdefault(ask.kind, []).append(ask)
     networks = "vpc" in eye.site.capabilities
     subnets: Mapping[str, Network] = {}
     if networks:
@@ -73,6 +75,7 @@ def look(group: Group, active: str, sites: Callable[[str], Site], *, alone: bool
         if wanted.get("zones") or not networks
         else frozenset(),
         networks=networks,
+        alike=alike,
         rules=rules,
         source_rules=source_rules,
         subnets=subnets,

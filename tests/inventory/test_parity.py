@@ -126,6 +126,16 @@ def test_a_security_group_is_compared_rule_by_rule() -> None:
     assert wrong(replace(stock, rules={})) == []
 
 
+def test_on_the_way_home_a_standby_is_sized_in_homes_words() -> None:
+    """A type of the other cloud is read backwards; one without a partner is asked for between clouds of a kind only."""
+    waiting = StandbySize(size="m1.small", grow="m6.large", otherwise=("m9.huge",))
+    group = replace(GROUP, tiers=(Tier("db", standby=waiting, instances=(DATABASE,)),))
+    names = [one.name for one in asks(group, "away", alike=False) if one.path[:1] == ("tiers",)]
+    assert names == ["m5.large"]
+    names = [one.name for one in asks(group, "away") if one.path[:1] == ("tiers",)]
+    assert names == ["m1.small", "m5.large", "m9.huge"]
+
+
 def test_a_zone_stands_for_a_subnet_where_there_are_no_networks() -> None:
     """The map names a zone as the partner of a subnet: it must be one, and the one that map.zones says."""
     mapping = replace(GROUP.map, subnets={"subnet-1": "b1", "subnet-2": "b2"})
