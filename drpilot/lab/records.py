@@ -30,6 +30,7 @@ LOAD_BALANCER_ZONE = "Z0LABBALANCER"
 
 _TYPES = ("A", "AAAA", "CAA", "CNAME", "MX", "NAPTR", "NS", "PTR", "SOA", "SPF", "SRV", "TXT")
 _POLICIES = ("Weight", "Failover", "Region", "MultiValueAnswer", "GeoLocation")
+_MOST_WEIGHT, _MOST_WEIGHTED = 255, 100
 _EMBEDDED = re.compile(r"-(\d{1,3})-(\d{1,3})-(\d{1,3})-(\d{1,3})\.[a-z0-9-]+\.lab\.internal\.?")
 
 Record = dict[str, Any]
@@ -122,7 +123,21 @@ def _problem(record: Mapping[str, Any], zone: Mapping[str, Any]) -> str | None:
         return f"Invalid request: Expected {wanted}, in RRSet with DNS name {name}, type {kind}"
     if record.get("HealthCheckId"):
         return f"A health check with id {record['HealthCheckId']} does not exist"
+    if not 0 <= int(record.get("Weight") or 0) <= _MOST_WEIGHT:
+        return f"Value '{record['Weight']}' at 'weight' failed to satisfy constraint: 0 to {_MOST_WEIGHT}"
     return _values_problem(record)
+
+
+def _weighted_problem(record: Mapping[str, Any], alike: list[Record]) -> str | None:
+    """Weighted record sets of one name and type: one TTL (an alias has none), and at most a hundred of them."""
+    if record.get("Weight") is None:
+        return None
+    label = f"with DNS name {record['Name']} and type {record['Type']}, SetIdentifier {record['SetIdentifier']}"
+    if len({other["TTL"] for other in alike if other.get("TTL") is not None}) > 1:
+        return f"RRSet {label} cannot be created as weighted sets must contain the same TTL."
+    if len(alike) > _MOST_WEIGHTED:
+        return f"RRSet {label} cannot be created as there are {_MOST_WEIGHTED} weighted sets already"
+    return None
 
 
 def _together_problem(records: Records, changed: Iterable[Record]) -> str | None:
@@ -142,6 +157,9 @@ def _together_problem(records: Records, changed: Iterable[Record]) -> str | None
         if len(kinds) > 1:
             why = "other RRSets exist with the same name and type"
             return f"RRSet {label}, type {record['Type']} cannot be created as {why}"
+        weighted = _weighted_problem(record, alike)
+        if weighted:
+            return weighted
         roles = [other["Failover"] for other in alike if other.get("Failover")]
         if len(set(roles)) != len(roles):
             return f"Failover record {label} of the same role already exists"

@@ -164,6 +164,33 @@ def test_failover_and_weighted_sets(edge: Cloud, route53: Any, zone: str) -> Non
     assert code == "InvalidChangeBatch"
 
 
+def test_from_one_record_to_weighted_ones_and_back(route53: Any, zone: str) -> None:
+    """A simple set and weighted ones can't stand together, but one batch goes from one to the other and back."""
+    name = "x.example.org"
+    simple, heavy = record(name, "127.16.0.1"), record(name, "127.16.0.1", SetIdentifier="h", Weight=80)
+    light = record(name, "127.17.0.1", SetIdentifier="l", Weight=20)
+    change(route53, zone, ("CREATE", simple))
+    code, message = refused(change, route53, zone, ("CREATE", light))
+    assert (code, "other RRSets exist with the same name and type" in message) == ("InvalidChangeBatch", True)
+    change(route53, zone, ("DELETE", simple), ("CREATE", heavy), ("CREATE", light))
+    assert refused(change, route53, zone, ("UPSERT", simple))[0] == "InvalidChangeBatch"
+    change(route53, zone, ("DELETE", heavy), ("DELETE", light), ("CREATE", simple))
+    listed = route53.list_resource_record_sets(HostedZoneId=zone, StartRecordName=name)["ResourceRecordSets"]
+    assert [item for item in listed if item["Name"] == name + "."] == [{**simple, "Name": name + "."}]
+
+
+def test_weighted_sets_have_one_ttl_and_weights_within_a_byte(route53: Any, zone: str) -> None:
+    """Another TTL is refused beside the first, in the service's own words; so is a weight above 255."""
+    first = record("y.example.org", "127.16.0.1", SetIdentifier="a", Weight=1)
+    change(route53, zone, ("CREATE", first))
+    other = {**record("y.example.org", "127.17.0.1", SetIdentifier="b", Weight=1), "TTL": 30}
+    assert "weighted sets must contain the same TTL" in refused(change, route53, zone, ("CREATE", other))[1]
+    heavy = {**other, "TTL": 60, "Weight": 256}
+    assert "0 to 255" in refused(change, route53, zone, ("CREATE", heavy))[1]
+    both = ({**first, "TTL": 30}, other)
+    change(route53, zone, *(("UPSERT", item) for item in both))
+
+
 def test_record_sets_page_by_name_and_type(route53: Any, zone: str) -> None:
     """Pages of two give every record once, in the order of reversed labels."""
     items = [record(f"h{number}.example.org", "127.0.0.1") for number in range(5)]
