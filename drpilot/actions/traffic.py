@@ -31,8 +31,24 @@ from drpilot.domain.ports import (
 )
 from drpilot.inventory.balancing import standing
 
-__all__ = ["Front", "Restore", "Switch", "front_tier", "record_of", "same_name", "wanted_record"]
+__all__ = [
+    "BURST_SET",
+    "HOME_SET",
+    "Front",
+    "Restore",
+    "Switch",
+    "front_at",
+    "front_tier",
+    "plain_record",
+    "points_at",
+    "record_of",
+    "record_sets",
+    "same_name",
+    "wanted_record",
+]
 
+HOME_SET, BURST_SET = "drpilot-home", "drpilot-burst"
+"""SetIdentifiers of the two weighted record sets that a burst makes of a simple one (actions/burst_traffic.py)."""
 
 _PREVIOUS = "previous"
 
@@ -62,7 +78,7 @@ def front_tier(ctx: Context) -> tuple[Tier, LoadBalancer | None]:
     return ctx.group.tiers[-1], None
 
 
-def _front(ctx: Context, role: str) -> Front:
+def front_at(ctx: Context, role: str) -> Front:
     """What the name must point at for a site."""
     tier, given = front_tier(ctx)
     site = ctx.site(role)
@@ -113,16 +129,35 @@ def _addresses(ctx: Context, role: str, tier: Tier) -> tuple[str, ...]:
     return tuple(sorted(filter(None, found)))
 
 
-def record_of(site: Site, traffic: Traffic) -> Json | None:
-    """The record of the name that carries users (A, AAAA or CNAME), as it is in the zone now."""
+def record_sets(site: Site, traffic: Traffic) -> list[Json]:
+    """Every record set of the name that carries users (A or CNAME), as they are in the zone now; a name with a
+    routing policy has several.
+    """
     params: Json = {"HostedZoneId": traffic.zone, "StartRecordName": traffic.name}
+    found: list[Json] = []
     for page in site.pages("route53", "ListResourceRecordSets", params):
         for record in page.get("ResourceRecordSets") or []:
             if not same_name(record["Name"], traffic.name):
-                return None  # the listing is sorted by name
+                return found  # the listing is sorted by name
             if record["Type"] in ("A", "CNAME"):
-                return dict(record)
-    return None
+                found.append(dict(record))
+    return found
+
+
+def record_of(site: Site, traffic: Traffic) -> Json | None:
+    """The first of them that is not a burst's: what leads to the active side."""
+    return _main(record_sets(site, traffic))
+
+
+def _main(sets: list[Json]) -> Json | None:
+    return next((item for item in sets if item.get("SetIdentifier") != BURST_SET), None)
+
+
+def plain_record(record: Json | None) -> Json | None:
+    """A record set as it stood before a burst gave it a weight; another is handed back as it is."""
+    if record is None or record.get("SetIdentifier") != HOME_SET:
+        return record
+    return {key: value for key, value in record.items() if key not in ("SetIdentifier", "Weight")}
 
 
 def wanted_record(site: Site, traffic: Traffic, front: Front, present: Json | None) -> Json:
@@ -142,7 +177,8 @@ def wanted_record(site: Site, traffic: Traffic, front: Front, present: Json | No
     return {"Name": traffic.name, "Type": "CNAME", "TTL": traffic.ttl_s, "ResourceRecords": values}
 
 
-def _points_at(record: Json | None, front: Front) -> bool:
+def points_at(record: Json | None, front: Front) -> bool:
+    """Whether a record set leads to `front`, and to nothing else."""
     if record is None:
         return False
     if "AliasTarget" in record:
@@ -195,12 +231,13 @@ class Switch(Action[SwitchInput, SwitchOutput]):
     def start(self, ctx: Context, given: SwitchInput) -> Answer[SwitchOutput]:
         traffic = ctx.group.traffic
         if traffic is not None:
-            site, front = ctx.site(traffic.site), _front(ctx, given.to)
-            present = record_of(site, traffic)
-            if not _points_at(present, front):
+            site, front = ctx.site(traffic.site), front_at(ctx, given.to)
+            sets = record_sets(site, traffic)
+            present = _main(sets)
+            if not _alone(sets, front):
                 wanted = wanted_record(site, traffic, front, present)
-                ctx.checkpoint({_PREVIOUS: present or {}})  # durable before it is gone
-                _put(ctx, site, traffic, (present, wanted))
+                ctx.checkpoint({_PREVIOUS: plain_record(present) or {}})  # durable before it is gone
+                _put(ctx, site, traffic, (sets, wanted))
                 # What stood there before is known to the next look, not to one of this moment.
                 return Waiting({}, after_s=0.0, note=f"{traffic.name} was set")
         return visible(self.observe, ctx, given)
@@ -209,9 +246,9 @@ class Switch(Action[SwitchInput, SwitchOutput]):
         traffic, to = ctx.group.traffic, site_name(ctx, given.to)
         if traffic is None:
             return Done(SwitchOutput(to=to))
-        front = _front(ctx, given.to)
-        if not _points_at(record_of(ctx.site(traffic.site), traffic), front):
-            return Unseen(True, f"{traffic.name} does not point at {to}")
+        front = front_at(ctx, given.to)
+        if not _alone(record_sets(ctx.site(traffic.site), traffic), front):
+            return Unseen(True, f"{traffic.name} does not point at {to} alone")
         previous = (ctx.resume or {}).get(_PREVIOUS)
         points_at = front.dns or ",".join(front.addresses)
         return Done(SwitchOutput(name=traffic.name, to=to, points_at=points_at, previous=previous))
@@ -251,10 +288,10 @@ class Restore(Action[RestoreInput, SwitchOutput]):
         traffic = ctx.group.traffic
         if traffic is not None:
             site = ctx.site(traffic.site)
-            present = record_of(site, traffic)
-            wanted = self._wanted(ctx, given, present)
-            if not _same_record(present, wanted):
-                _put(ctx, site, traffic, (present, wanted or None))
+            sets = record_sets(site, traffic)
+            wanted = self._wanted(ctx, given, _main(sets))
+            if not self._stands(sets, wanted):
+                _put(ctx, site, traffic, (sets, wanted or None))
         return visible(self.observe, ctx, given)
 
     @staticmethod
@@ -263,30 +300,44 @@ class Restore(Action[RestoreInput, SwitchOutput]):
         traffic = ctx.group.traffic
         if given.record is not None or traffic is None:
             return given.record
-        if not _points_at(present, _front(ctx, given.switched_to)):
+        if not points_at(present, front_at(ctx, given.switched_to)):
             return present
         back = "source" if site_name(ctx, given.switched_to) == ctx.target else "target"
-        return wanted_record(ctx.site(traffic.site), traffic, _front(ctx, back), present)
+        return wanted_record(ctx.site(traffic.site), traffic, front_at(ctx, back), present)
+
+    @staticmethod
+    def _stands(sets: list[Json], wanted: Json | None) -> bool:
+        """Whether the name says what it shall; one that was never switched keeps what a burst added to it."""
+        return wanted is _main(sets) if len(sets) > 1 else _same_record(_main(sets), wanted)
 
     def observe(self, ctx: Context, given: RestoreInput) -> Answer[SwitchOutput]:
         traffic = ctx.group.traffic
         if traffic is None:
             return Done(SwitchOutput())
-        present = record_of(ctx.site(traffic.site), traffic)
-        if not _same_record(present, self._wanted(ctx, given, present)):
+        sets = record_sets(ctx.site(traffic.site), traffic)
+        present = _main(sets)
+        if not self._stands(sets, self._wanted(ctx, given, present)):
             return Unseen(True, f"{traffic.name} is not what it was")
         return Done(SwitchOutput(name=traffic.name, points_at=", ".join(_values(present))))
 
 
-def _put(ctx: Context, site: Site, traffic: Traffic, records: tuple[Json | None, Json | None]) -> None:
-    """Put the second record in the place of the first, in one batch, which takes effect as a whole.
+def _alone(sets: list[Json], front: Front) -> bool:
+    """Whether one record set without a routing policy carries all users to `front`."""
+    return len(sets) == 1 and "SetIdentifier" not in sets[0] and points_at(sets[0], front)
 
-    A record of another type can't be set over: a CNAME stands alone at its name (RFC 1034, section 3.6.2).
+
+def _put(ctx: Context, site: Site, traffic: Traffic, records: tuple[list[Json], Json | None]) -> None:
+    """Put one record in the place of those that stand, in one batch, which takes effect as a whole.
+
+    A record of another type can't be set over: a CNAME stands alone at its name (RFC 1034, section 3.6.2). Nor can
+    one with a routing policy (Route 53 API reference, ResourceRecordSet, Weight).
     """
     present, wanted = records
-    changes: list[Json] = []
-    if present is not None and (wanted is None or present["Type"] != wanted["Type"]):
-        changes.append({"Action": "DELETE", "ResourceRecordSet": present})
+    changes: list[Json] = [
+        {"Action": "DELETE", "ResourceRecordSet": item}
+        for item in present
+        if wanted is None or item["Type"] != wanted["Type"] or "SetIdentifier" in item
+    ]
     if wanted is not None:
         changes.append({"Action": "UPSERT", "ResourceRecordSet": wanted})
     if changes:

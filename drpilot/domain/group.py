@@ -12,6 +12,9 @@ from typing import Any
 
 __all__ = [
     "Approvals",
+    "BurstAlarm",
+    "BurstPolicy",
+    "BurstSchedule",
     "Check",
     "DrillPolicy",
     "Group",
@@ -270,6 +273,47 @@ class Staging:
 
 
 @dataclass(frozen=True, slots=True)
+class BurstAlarm:
+    """The CloudWatch alarm on `site` that begins a burst after `after_s` in ALARM and ends it after `clear_s` in OK."""
+
+    name: str
+    site: str
+    after_s: float = 120.0
+    clear_s: float = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class BurstSchedule:
+    """When a burst is begun by itself (cron in `timezone`) and how long it lasts."""
+
+    cron: str
+    timezone: str = "UTC"
+    lasts_s: float = 14_400.0
+
+
+@dataclass(frozen=True, slots=True)
+class BurstPolicy:
+    """Extra capacity of a tier on the side that stands by: `desired` machines unless told otherwise, `maximum` at most,
+    `weight` percent of the users. None lasts longer than `longest_s`; between two that begin by themselves lie
+    `cooldown_s`.
+
+    `user_data_file` is handed to the extra machines at their first boot instead of the standby's own; of its text only
+    the SHA-256 is known here.
+    """
+
+    tier: str
+    desired: int
+    maximum: int
+    weight: int
+    longest_s: float = 14_400.0
+    cooldown_s: float = 1800.0
+    alarm: BurstAlarm | None = None
+    schedule: BurstSchedule | None = None
+    user_data_file: str | None = None
+    user_data_sha256: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Group:
     """A group as its file says, with the members found on the active side once discovered."""
 
@@ -288,6 +332,7 @@ class Group:
     cooldown_s: float = 3600.0
     tag: str | None = None
     staging: Staging = Staging()
+    burst: BurstPolicy | None = None
 
     def other(self, site: str) -> str:
         """The other of the two sites."""

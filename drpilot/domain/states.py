@@ -312,4 +312,23 @@ FENCE = Family(
     ),
 )
 
-FAMILIES: dict[str, Family] = {family.name: family for family in (POINT, STANDBY, GROUP, RUN, STEP, FENCE)}
+BURST = Family(
+    "burst",
+    "Burst",
+    (
+        State("none", 1, "nothing extra runs on the side that stands by"),
+        State("scaling_out", 2, "the extra machines are being made; no user is sent to them yet"),
+        State("serving", 3, "the extra machines are healthy and take their share of the users"),
+        State("draining", 4, "no new user is sent to the extra machines; they are being removed"),
+    ),
+    (
+        _t("none", "begin", "scaling_out", "lane_held point_usable"),
+        _t("scaling_out", "serve", "serving", "healthy"),
+        _t("scaling_out,serving", "drain", "draining", "lane_held"),
+        _t("draining", "removed", "none", "unseen"),
+    ),
+)
+
+FAMILIES: dict[str, Family] = {
+    family.name: family for family in (POINT, STANDBY, GROUP, RUN, STEP, FENCE, BURST)
+}

@@ -7,11 +7,8 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from typing import Annotated, Literal
-from zoneinfo import ZoneInfo
 
-from cronsim import CronSim, CronSimError
 from pydantic import AfterValidator, Field, StringConstraints
 
 from drpilot.base.document import (
@@ -40,7 +37,9 @@ from drpilot.domain.group import (
     Tier,
     Traffic,
 )
+from drpilot.inventory.burstfile import BurstModel, burst_findings, burst_policy
 from drpilot.inventory.draft import draft
+from drpilot.inventory.words import Cron, SiteName, Span, TierName, TimeZone, Word
 
 __all__ = [
     "MAP_KINDS",
@@ -57,16 +56,9 @@ MAP_KINDS = ("zones", "subnets", "types", "keys", "security_groups", "kms_keys",
 Rung = Literal["traffic", "scale", "stop", "deny", "credentials"]
 
 _GROUP_NAME = r"[a-z][a-z0-9-]*"
-_SOME_DAY = datetime(2000, 1, 1, tzinfo=UTC)  # cronsim wants a start; the expression alone is checked
 
 
 # -- the keys of the file --------------------------------------------------------------------------
-
-
-def _positive(seconds: float) -> float:
-    if seconds <= 0:
-        raise ValueError("must be longer than nothing")
-    return seconds
 
 
 def _partner(text: str) -> str:
@@ -100,28 +92,6 @@ def valid_tag(text: str) -> str:
     return text
 
 
-def _cron(text: str) -> str:
-    if len(text.split()) != 5:
-        raise ValueError(
-            f"{text[:60]!r} is no cron expression; it has five fields: minute hour day month weekday"
-        )
-    try:
-        next(CronSim(text, _SOME_DAY))
-    except CronSimError as error:
-        raise ValueError(f"{text[:60]!r} is no cron expression: {error}") from None
-    except StopIteration:
-        raise ValueError(f"{text[:60]!r} never comes") from None
-    return text
-
-
-def _timezone(text: str) -> str:
-    try:
-        ZoneInfo(text)
-    except (KeyError, ValueError, OSError):
-        raise ValueError(f"{text[:60]!r} is no time zone; write one such as Europe/Rome") from None
-    return text
-
-
 def _http(text: str) -> str:
     if not re.fullmatch(r"https?://[^\s/?#]+[^\s]*", text) or re.findall(
         r"\{(?!address\})|(?<!\{address)\}", text
@@ -130,11 +100,7 @@ def _http(text: str) -> str:
     return text
 
 
-Span = Annotated[Duration, AfterValidator(_positive)]
-Word = Annotated[str, StringConstraints(min_length=1, max_length=300, strip_whitespace=True)]
-SiteName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]*$", max_length=32)]
 GroupName = Annotated[str, StringConstraints(pattern=f"^{_GROUP_NAME}$", max_length=40)]
-TierName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]*$", max_length=40)]
 Tag = Annotated[str, AfterValidator(valid_tag)]
 Pairs = dict[Word, Annotated[str, AfterValidator(_partner)]]
 Count = Annotated[Integer, Field(ge=0, le=1000)]
@@ -169,8 +135,8 @@ class DrillModel(DocumentModel):
     `outbound: open` accepts that a cloud without networks can't keep a drill's machines from speaking out.
     """
 
-    cron: Annotated[str, AfterValidator(_cron)] | None = None
-    timezone: Annotated[str, AfterValidator(_timezone)] = "UTC"
+    cron: Cron | None = None
+    timezone: TimeZone = "UTC"
     expires: Span = 7200.0
     outbound: Literal["closed", "open"] = "closed"
 
@@ -276,6 +242,7 @@ class GroupModel(DocumentModel):
     cooldown: Duration = 3600.0
     tag: Tag | None = None
     staging: StagingModel = StagingModel()
+    burst: BurstModel | None = None
 
 
 # -- reading ---------------------------------------------------------------------------------------
@@ -318,9 +285,10 @@ def read(text: str, file: str, sites: Collection[str]) -> GroupDocument:
         *_pairs(loaded, loaded.value),
         *_timing(loaded, loaded.value),
         *_tiers(loaded, loaded.value),
+        *_burst(loaded, loaded.value, sites),
     )
     failed = any(finding.severity == "error" for finding in findings)
-    return GroupDocument(None if failed else _group(loaded.value), findings, loaded)
+    return GroupDocument(None if failed else _group(loaded.value, file), findings, loaded)
 
 
 def _sites(loaded: Loaded[GroupModel], model: GroupModel, sites: Collection[str]) -> Iterator[Finding]:
@@ -392,6 +360,22 @@ def _tiers(loaded: Loaded[GroupModel], model: GroupModel) -> Iterator[Finding]:
             )
 
 
+def _burst(loaded: Loaded[GroupModel], model: GroupModel, sites: Collection[str]) -> Iterator[Finding]:
+    """A burst is of the tier that the group's name leads to, and that tier keeps nothing of its own."""
+    if model.burst is None:
+        return
+    scaled = {name: tier.scaling_group is not None for name, tier in model.tiers.items()}
+    front = next((name for name in reversed(model.tiers) if model.tiers[name].load_balancer), None)
+    for path, what in burst_findings(model.burst, scaled, front if model.traffic else None, loaded.file):
+        yield loaded.finding("wrong-value", ("burst", *path), what)
+    alarm = model.burst.alarm
+    if alarm is not None and alarm.site not in sites:
+        what = f"site {alarm.site!r} is not in drpilot.yaml{closest(alarm.site, sites)}"
+        yield loaded.finding(
+            "unknown-site", ("burst", "alarm", "site"), what, hint=f"drpilot site add {alarm.site} …"
+        )
+
+
 def _standby(loaded: Loaded[GroupModel], name: str, tier: TierModel) -> Iterator[Finding]:
     at, standby = ("tiers", name, "standby"), tier.standby
     if tier.scaling_group is None:
@@ -416,7 +400,7 @@ def _standby(loaded: Loaded[GroupModel], name: str, tier: TierModel) -> Iterator
         yield loaded.finding("wrong-value", (*at, "grow"), what)
 
 
-def _group(model: GroupModel) -> Group:
+def _group(model: GroupModel, file: str) -> Group:
     keep, drill = model.replicate.keep, model.drill
     return Group(
         name=model.group,
@@ -434,6 +418,7 @@ def _group(model: GroupModel) -> Group:
         cooldown_s=model.cooldown,
         tag=model.tag,
         staging=_staging(model.staging),
+        burst=burst_policy(model.burst, file) if model.burst else None,
     )
 
 

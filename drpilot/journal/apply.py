@@ -23,7 +23,7 @@ from drpilot.domain.plan import Approval, persons
 from drpilot.domain.ports import Move
 from drpilot.domain.run import Change, Intent, Note, Outcome, RunMove, Settled, StepMove
 from drpilot.domain.states import FAMILIES
-from drpilot.journal import chain
+from drpilot.journal import bursts, chain
 from drpilot.journal.body import pack, pack_value, stamp, unpack
 from drpilot.journal.tables import (
     ApprovalRow,
@@ -291,6 +291,8 @@ class Writer:
                 self._fence(move)
             case "group":
                 self._group(move)
+            case "burst":
+                bursts.apply(self, move)
             case _:
                 invariant(False, f"no lifecycle family {move.family!r}")
 
@@ -342,7 +344,7 @@ class Writer:
             select(RunRow).where(RunRow.point == row.id, RunRow.live == 1, RunRow.lane != "copy")
         ).first()
         return {
-            "pinned": pins is not None or row.pinned_by is not None,
+            "pinned": pins is not None or row.pinned_by is not None or bursts.pins(self.session, row),
             "last_available": bool(usable) and usable[0].id == row.id,
             "last_proven": bool(proven) and proven[0] == row.id,
         }

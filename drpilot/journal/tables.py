@@ -54,6 +54,7 @@ class GroupRow(SQLModel, table=True):
     fences: str = _body()
     invalidated: str = _body("[]")
     conditions: str = _body()
+    burst: str = _body()
     locked_by: str | None = None
     locked_reason: str | None = None
     locked_at: int | None = Field(default=None, sa_type=BigInteger)

@@ -13,6 +13,7 @@ from sqlmodel import Session, col, select
 
 from drpilot.base.clock import from_micros
 from drpilot.base.errors import DrpilotError
+from drpilot.domain.burst import Burst, burst_of
 from drpilot.domain.group import Group
 from drpilot.domain.plain import from_plain
 from drpilot.domain.plan import Approval, Call, Plan, Proposal
@@ -60,6 +61,7 @@ class GroupView:
     created_at: datetime | None = None
     changed_at: datetime | None = None
     came_from: str = ""
+    burst: Burst = field(default_factory=Burst)
 
     @property
     def standing(self) -> str:
@@ -146,6 +148,7 @@ def group_view(row: GroupRow) -> GroupView:
         from_micros(row.created_at),
         from_micros(row.changed_at),
         row.came_from,
+        burst_of(unpack(row.burst)),
     )
 
 
@@ -212,6 +215,9 @@ def points_of(session: Session, group: str, *, deleted: bool = False) -> tuple[R
     for run in session.exec(select(RunRow).where(RunRow.group == group, RunRow.live == 1)):
         if run.point:
             pins.setdefault(run.point, set()).add(run.id)
+    burst = burst_of(unpack(session.get_one(GroupRow, group).burst))
+    if burst.running:
+        pins.setdefault(burst.point, set()).add(f"burst {burst.run}")
     return tuple(point_view(row, replicas.get(row.id, []), frozenset(pins.get(row.id, ()))) for row in rows)
 
 

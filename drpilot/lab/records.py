@@ -132,7 +132,9 @@ def _weighted_problem(record: Mapping[str, Any], alike: list[Record]) -> str | N
     """Weighted record sets of one name and type: one TTL (an alias has none), and at most a hundred of them."""
     if record.get("Weight") is None:
         return None
-    label = f"with DNS name {record['Name']} and type {record['Type']}, SetIdentifier {record['SetIdentifier']}"
+    label = (
+        f"with DNS name {record['Name']} and type {record['Type']}, SetIdentifier {record['SetIdentifier']}"
+    )
     if len({other["TTL"] for other in alike if other.get("TTL") is not None}) > 1:
         return f"RRSet {label} cannot be created as weighted sets must contain the same TTL."
     if len(alike) > _MOST_WEIGHTED:

@@ -69,6 +69,7 @@ def context_of(facts: CompileFacts) -> dict[str, Any]:
         "drill": facts.drill,
         "point": facts.point,
         "reason": facts.reason,
+        "burst": dict(facts.burst) or _usual_burst(facts),
     }
     return {
         "group": to_plain(facts.group),
@@ -77,6 +78,19 @@ def context_of(facts: CompileFacts) -> dict[str, Any]:
         "point": facts.point,
         "path": to_plain(facts.data_path),
         "run": run,
+    }
+
+
+def _usual_burst(facts: CompileFacts) -> dict[str, Any]:
+    """What a burst of the group is, as its file says."""
+    policy = facts.group.burst
+    return {
+        "tier": policy.tier if policy else facts.group.tiers[-1].name,
+        "capacity": policy.desired if policy else 1,
+        "maximum": policy.maximum if policy else 1,
+        "weight": policy.weight if policy else 1,
+        "lasts_s": policy.longest_s if policy else 3600.0,
+        "cause": "hand",
     }
 
 

@@ -36,7 +36,7 @@ ALWAYS_THERE = ("group", "source", "target", "point", "path", "run")
 Place = tuple[str | int, ...]
 
 _MOVES = ("failover", "switchover")
-_UNATTENDED = ("replicate", "cleanup")
+_UNATTENDED = ("replicate", "burst", "unburst", "cleanup")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,8 @@ class CompileFacts:
     """What a plan is made for: the group with its members, direction, point, mode and lane.
 
     `name` is the run's name where it is known already; `point` is a point's id, empty where the mode needs
-    none. `slots` says of each site how much long work of a kind it does at once, `data_path` how bytes get across.
+    none. `burst` is what runbooks see as `run.burst` (domain/burst.py, BurstOffer); left out it comes from the group
+    file. `slots` says of each site how much long work of a kind it does at once, `data_path` how bytes get across.
     """
 
     group: Group
@@ -86,6 +87,7 @@ class CompileFacts:
     name: str = ""
     reason: str = ""
     drill: bool = False
+    burst: Mapping[str, Any] = field(default_factory=dict)
     slots: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     data_path: Path = COPY
 

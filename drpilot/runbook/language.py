@@ -29,7 +29,17 @@ __all__ = [
 ]
 
 Purpose = Literal[
-    "failover", "switchover", "reprotect", "drill", "replicate", "fence", "survivor", "cleanup", "retire"
+    "failover",
+    "switchover",
+    "reprotect",
+    "drill",
+    "replicate",
+    "burst",
+    "unburst",
+    "fence",
+    "survivor",
+    "cleanup",
+    "retire",
 ]
 PURPOSES: tuple[Purpose, ...] = get_args(Purpose)
 

@@ -24,6 +24,7 @@ class Facts:
     group: str = "seeding"
     active: str = "home"
     epoch: int = 1
+    burst: dict[str, Any] = field(default_factory=lambda: {"state": "none"})
     moved: list[Move] = field(default_factory=list)
 
     def apply(self, move: Move) -> None:
@@ -74,6 +75,12 @@ class Facts:
         self.group = fire("group", move.key, self.group, move.event, facts)
         self.active = str(move.data.get("active", self.active))
         self.epoch = int(move.data.get("epoch", self.epoch))
+
+    def _burst(self, move: Move) -> None:
+        if self.burst["state"] not in move.unless:
+            facts = {"lane_held": True, "point_usable": move.data.get("point") in self.points, **move.facts}
+            to = fire("burst", move.key, self.burst["state"], move.event, facts)
+            self.burst = {**self.burst, **dict(move.data), "state": to}
 
     def recovery_point(self, key: str) -> RecoveryPoint:
         """The point as a value."""

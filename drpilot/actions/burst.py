@@ -1,0 +1,539 @@
+"""Extra capacity of a tier on the side that stands by: a scaling group and a launch template of its own.
+
+They are copies of the standby's: its subnets, its load balancer, what its template says, with the image of one recovery
+point. The standby itself is left as it stands, at 0 and ready, so that nothing that looks after it, replication and a
+failover included, ever meets the extra machines. Both have a name that is unique on a site.
+
+Only what the standby's group says is used, so this works with launch templates and with launch configurations, behind
+ELBv2 and behind classic load balancers. Sources: Amazon EC2 Auto Scaling and Elastic Load Balancing API references.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+
+from drpilot.actions.asking import Place, ask
+from drpilot.actions.carry import metadata_options
+from drpilot.actions.growth import Numbers, set_numbers
+from drpilot.actions.members import GroupView, group_view, scaling_of, tier_of
+from drpilot.actions.traffic import front_at, front_tier, points_at, record_of, record_sets
+from drpilot.actions.views import Seen, describe, first, images, instances, specification, tag_list, visible
+from drpilot.base.clock import rfc3339
+from drpilot.domain.burst import resource_name
+from drpilot.domain.group import Tier
+from drpilot.domain.plain import Json
+from drpilot.domain.ports import (
+    Action,
+    Answer,
+    CloudError,
+    Context,
+    Done,
+    Effect,
+    FailureClass,
+    Idempotency,
+    Model,
+    Move,
+    Site,
+    StepFailed,
+    Unseen,
+    Waiting,
+)
+from drpilot.inventory.launching import launched_by
+
+__all__ = [
+    "Begin",
+    "BurstHealth",
+    "Group",
+    "Grow",
+    "Ready",
+    "Template",
+    "TierInput",
+    "extra",
+    "target_states",
+]
+
+_CARRIED = (
+    "InstanceType",
+    "KeyName",
+    "SecurityGroupIds",
+    "SecurityGroups",
+    "IamInstanceProfile",
+    "BlockDeviceMappings",
+    "UserData",
+    "EbsOptimized",
+)
+_PLACED = ("VPCZoneIdentifier", "HealthCheckType", "HealthCheckGracePeriod")
+
+
+class TierInput(Model):
+    """One tier."""
+
+    tier: str
+
+
+class BurstOutput(Model):
+    """The tier, and the scaling group of the extra machines."""
+
+    tier: str
+    group: str
+    capacity: int = 0
+
+
+def _name(ctx: Context, tier: Tier) -> str:
+    return resource_name(ctx.group.name, tier.name)
+
+
+def extra(ctx: Context, tier: Tier) -> GroupView | None:
+    """The scaling group of the extra machines, None where there is none."""
+    return group_view(ctx.site("target"), _name(ctx, tier))
+
+
+def _standby(ctx: Context, tier: Tier) -> GroupView:
+    key = scaling_of(tier).key
+    found = group_view(ctx.site("target"), key)
+    if found is None:
+        text = f"scaling group {key} is not on {ctx.target}: the standby is not built"
+        raise StepFailed(FailureClass.PRECONDITION, text)
+    return found
+
+
+def _image(ctx: Context, tier: Tier) -> str:
+    key = scaling_of(tier).key
+    try:
+        return ctx.point(ctx.point_id).replica(key, "image").id
+    except KeyError:
+        text = f"point {ctx.point_id} has no image of {key}"
+        raise StepFailed(FailureClass.PRECONDITION, text) from None
+
+
+class ReadyOutput(Model):
+    """What was looked at, all of it as it must be; the image and type the extra machines will have."""
+
+    checks: tuple[Seen, ...]
+    image: str
+    type: str
+
+
+class Ready(Action[TierInput, ReadyOutput]):
+    """Everything a burst needs, looked at before anything is made: the standby's group behind a load balancer, the
+    image of the point, and a name that leads to the active side by a record that may be given a weight.
+    """
+
+    name = "check.burst_ready"
+    summary = "the standby's group, the image, the load balancer and the name are fit for a burst"
+    idempotency = Idempotency.PURE
+    effect = Effect.NONE
+    permissions = (
+        "autoscaling:DescribeAutoScalingGroups",
+        "ec2:DescribeImages",
+        "elasticloadbalancing:DescribeLoadBalancers",
+        "route53:ListResourceRecordSets",
+    )
+    at = ("target", "source")
+    Input = TierInput
+    Output = ReadyOutput
+
+    def start(self, ctx: Context, given: TierInput) -> Answer[ReadyOutput]:
+        return self.observe(ctx, given)
+
+    def observe(self, ctx: Context, given: TierInput) -> Answer[ReadyOutput]:
+        tier, site = tier_of(ctx, given.tier), ctx.site("target")
+        standby, image = _standby(ctx, tier), _image(ctx, tier)
+        behind = [*(standby.raw.get("TargetGroupARNs") or []), *(standby.raw.get("LoadBalancerNames") or [])]
+        there = first(images(site, [{"Name": "image-id", "Values": [image]}]))
+        state = str(there["State"]) if there is not None else "gone"
+        checks = [
+            Seen.of(
+                ctx,
+                standby.name,
+                bool(behind),
+                ("behind a load balancer", ", ".join(behind) or "behind none"),
+            ),
+            Seen.of(ctx, image, state == "available", ("available", state)),
+            self._entry(ctx, tier),
+        ]
+        bad = [item for item in checks if not item.ok]
+        if bad:
+            text = "; ".join(
+                f"{item.name}: expected {item.expected}, observed {item.observed}" for item in bad
+            )
+            raise StepFailed(FailureClass.PRECONDITION, text)
+        size = str(launched_by(site, standby.raw)[1].get("InstanceType") or "")
+        return Done(ReadyOutput(checks=tuple(checks), image=image, type=size))
+
+    @staticmethod
+    def _entry(ctx: Context, tier: Tier) -> Seen:
+        """The one entry point: the group's name, which leads to the active side by weights or by none."""
+        traffic, front = ctx.group.traffic, front_tier(ctx)
+        if traffic is None or front[1] is None or front[0].name != tier.name:
+            name = f"tier {tier.name}"
+            return Seen.of(ctx, name, False, ("the tier that the group's name leads to", "it is not"))
+        sets = record_sets(ctx.site(traffic.site), traffic)
+        foreign = [item for item in sets if "SetIdentifier" in item and item.get("Weight") is None]
+        home = record_of(ctx.site(traffic.site), traffic)
+        if foreign or not points_at(home, front_at(ctx, "source")):
+            observed = "another routing policy" if foreign else "it leads elsewhere"
+            return Seen.of(ctx, traffic.name, False, (f"a record that leads to {ctx.source}", observed))
+        return Seen.of(ctx, traffic.name, True, (f"leads to {ctx.source}", f"leads to {ctx.source}"))
+
+
+class BeginInput(Model):
+    """What the burst is: `weight` in percent of the users, `lasts_s` the longest time in seconds."""
+
+    tier: str
+    capacity: int
+    weight: int
+    lasts_s: float
+    cause: str = "hand"
+
+
+class BeginOutput(Model):
+    """Until when it lasts at the longest (RFC 3339)."""
+
+    tier: str
+    until: str
+
+
+class Begin(Action[BeginInput, BeginOutput]):
+    """Write down that a burst begins, before anything of it exists: its point is pinned and its end is due from now."""
+
+    name = "burst.begin"
+    summary = "write down that a burst begins; its point is pinned, its end is due"
+    idempotency = Idempotency.PURE
+    effect = Effect.NONE
+    protects = True
+    at = ()
+    Input = BeginInput
+    Output = BeginOutput
+
+    def start(self, ctx: Context, given: BeginInput) -> Answer[BeginOutput]:
+        return self.observe(ctx, given)
+
+    def observe(self, ctx: Context, given: BeginInput) -> Answer[BeginOutput]:
+        ends = (ctx.intended_at + timedelta(seconds=given.lasts_s)).replace(microsecond=0)
+        until = rfc3339(ends + timedelta(seconds=1))  # a whole second, rounded up
+        data = {
+            "tier": given.tier,
+            "site": ctx.target,
+            "point": ctx.point_id,
+            "capacity": given.capacity,
+            "weight": given.weight,
+            "cause": given.cause,
+            "run": ctx.name,
+            "until": until,
+        }
+        move = Move("burst", ctx.group.name, "begin", {}, data, unless=("scaling_out",))
+        return Done(BeginOutput(tier=given.tier, until=until), (move,))
+
+
+# -- what the extra machines are launched from ----------------------------------------------------------------
+
+
+def _user_data(ctx: Context) -> Json:
+    """The user data of the first boot, where the group file names a file: read now, handed on, kept nowhere."""
+    policy = ctx.group.burst
+    if policy is None or policy.user_data_file is None:
+        return {}
+    try:
+        text = Path(policy.user_data_file).read_bytes()
+    except OSError as error:
+        what = f"user data {policy.user_data_file} can't be read: {error.strerror or error}"
+        raise StepFailed(FailureClass.PRECONDITION, what) from None
+    if hashlib.sha256(text).hexdigest() != policy.user_data_sha256:
+        what = (
+            f"user data {policy.user_data_file} is not what was protected; drpilot protect FILE takes it in"
+        )
+        raise StepFailed(FailureClass.PRECONDITION, what)
+    return {"UserData": base64.b64encode(text).decode()}
+
+
+def _launch_data(ctx: Context, tier: Tier) -> Json:
+    """What the standby's group launches, with the image of the point, in the words of a launch template."""
+    _, data, _ = launched_by(ctx.site("target"), _standby(ctx, tier).raw)
+    carried: Json = {key: data[key] for key in _CARRIED if data.get(key)}
+    options = metadata_options(data.get("MetadataOptions") or {})
+    if options:
+        carried["MetadataOptions"] = options
+    return {**carried, **_user_data(ctx), "ImageId": _image(ctx, tier)}
+
+
+def _by_template(ctx: Context, tier: Tier) -> bool:
+    return not _standby(ctx, tier).raw.get("LaunchConfigurationName")
+
+
+def _template(site: Site, name: str) -> Json | None:
+    filters: list[Json] = [{"Name": "launch-template-name", "Values": [name]}]
+    return first(describe(site, "DescribeLaunchTemplates", "LaunchTemplates", filters))
+
+
+def _configuration(site: Site, name: str) -> Json | None:
+    params: Json = {"LaunchConfigurationNames": [name]}
+    pages = site.pages("autoscaling", "DescribeLaunchConfigurations", params)
+    return first(item for page in pages for item in page.get("LaunchConfigurations") or [])
+
+
+def _as_configuration(name: str, data: Json) -> Json:
+    """A template's data in the words of CreateLaunchConfiguration, which encodes user data itself."""
+    params: Json = {
+        "LaunchConfigurationName": name,
+        **{
+            key: data[key]
+            for key in ("ImageId", "InstanceType", "KeyName", "BlockDeviceMappings")
+            if data.get(key)
+        },
+        "SecurityGroups": [*(data.get("SecurityGroupIds") or []), *(data.get("SecurityGroups") or [])],
+    }
+    profile = data.get("IamInstanceProfile") or {}
+    if profile:
+        params["IamInstanceProfile"] = profile.get("Arn") or profile["Name"]
+    if data.get("UserData"):
+        params["UserData"] = base64.b64decode(data["UserData"]).decode()
+    return params
+
+
+class Template(Action[TierInput, BurstOutput]):
+    """Make the launch template (or configuration) of the extra machines.
+
+    CreateLaunchTemplate takes a ClientToken; a launch configuration is known by its name, which can't be taken twice.
+    """
+
+    name = "burst.template"
+    summary = "make the launch template of a burst from the standby's and the image of the point"
+    idempotency = Idempotency.TOKEN
+    effect = Effect.CREATE
+    permissions = (
+        "ec2:CreateLaunchTemplate",
+        "ec2:CreateTags",
+        "ec2:DescribeLaunchTemplates",
+        "ec2:DescribeLaunchTemplateVersions",
+        "autoscaling:CreateLaunchConfiguration",
+        "autoscaling:DescribeLaunchConfigurations",
+        "autoscaling:DescribeAutoScalingGroups",
+    )
+    Input = TierInput
+    Output = BurstOutput
+
+    def start(self, ctx: Context, given: TierInput) -> Answer[BurstOutput]:
+        tier, site = tier_of(ctx, given.tier), ctx.site("target")
+        name, data = _name(ctx, tier), _launch_data(ctx, tier)
+        if not _by_template(ctx, tier):
+            if _configuration(site, name) is None:
+                site.call("autoscaling", "CreateLaunchConfiguration", _as_configuration(name, data))
+        elif _template(site, name) is None:
+            tags = ctx.tags(tier=tier.name, member=name, burst="true")
+            params: Json = {
+                "LaunchTemplateName": name,
+                "LaunchTemplateData": data,
+                "TagSpecifications": [specification("launch-template", tags)],
+            }
+            site.call("ec2", "CreateLaunchTemplate", params, token=ctx.sub(name))
+        return visible(self.observe, ctx, given)
+
+    def observe(self, ctx: Context, given: TierInput) -> Answer[BurstOutput]:
+        tier, site = tier_of(ctx, given.tier), ctx.site("target")
+        name = _name(ctx, tier)
+        found = _template(site, name) if _by_template(ctx, tier) else _configuration(site, name)
+        if found is None:
+            return Unseen(True, f"there is no {name} on {ctx.target}")
+        return Done(BurstOutput(tier=tier.name, group=name))
+
+
+class GroupInput(TierInput):
+    """One tier, and the most machines its extra group may have."""
+
+    maximum: int
+
+
+def _group_tags(ctx: Context, tier: Tier, name: str) -> list[Json]:
+    """Tags of the group; its machines carry its name alone, so that nothing takes them for members."""
+    ours = ctx.tags(tier=tier.name, member=name, burst="true")
+    own = {"ResourceId": name, "ResourceType": "auto-scaling-group"}
+    return [
+        {**own, **item, "PropagateAtLaunch": item["Key"] == "Name"}
+        for item in tag_list({"Name": name, **ours})
+    ]
+
+
+class Group(Action[GroupInput, BurstOutput]):
+    """Make the scaling group of the extra machines, at 0, where the standby's is and behind its load balancer."""
+
+    name = "burst.group"
+    summary = "make the scaling group of a burst, at 0, beside the standby's"
+    idempotency = Idempotency.RERUN
+    effect = Effect.CREATE
+    permissions = (
+        "autoscaling:CreateAutoScalingGroup",
+        "autoscaling:DescribeAutoScalingGroups",
+        "iam:PassRole",
+    )
+    Input = GroupInput
+    Output = BurstOutput
+
+    def start(self, ctx: Context, given: GroupInput) -> Answer[BurstOutput]:
+        tier, site = tier_of(ctx, given.tier), ctx.site("target")
+        if extra(ctx, tier) is None:
+            try:
+                site.call("autoscaling", "CreateAutoScalingGroup", self._params(ctx, tier, given.maximum))
+            except CloudError as error:
+                if error.code not in (
+                    "AlreadyExists",
+                    "AlreadyExistsFault",
+                ):  # another attempt's reply was lost
+                    raise
+        return visible(self.observe, ctx, given)
+
+    @staticmethod
+    def _params(ctx: Context, tier: Tier, maximum: int) -> Json:
+        site, name, raw = ctx.site("target"), _name(ctx, tier), _standby(ctx, tier).raw
+        placed: Json = {key: raw[key] for key in _PLACED if raw.get(key)}
+        if "VPCZoneIdentifier" not in placed:
+            placed["AvailabilityZones"] = raw["AvailabilityZones"]
+        for behind in ("TargetGroupARNs", "LoadBalancerNames"):
+            if raw.get(behind):
+                placed[behind] = list(raw[behind])
+        if _by_template(ctx, tier):
+            template = _template(site, name)
+            if template is None:
+                text = f"launch template {name} is not listed yet"
+                raise CloudError(FailureClass.TRANSIENT, "NotListedYet", text, happened="no", site=site.name)
+            placed["LaunchTemplate"] = {"LaunchTemplateId": template["LaunchTemplateId"], "Version": "1"}
+        else:
+            placed["LaunchConfigurationName"] = name
+        numbers: Json = {"MinSize": 0, "MaxSize": maximum, "DesiredCapacity": 0}
+        return {"AutoScalingGroupName": name, **placed, **numbers, "Tags": _group_tags(ctx, tier, name)}
+
+    def observe(self, ctx: Context, given: GroupInput) -> Answer[BurstOutput]:
+        tier = tier_of(ctx, given.tier)
+        found = extra(ctx, tier)
+        if found is None:
+            return Unseen(True, f"there is no group {_name(ctx, tier)} on {ctx.target}")
+        return Done(BurstOutput(tier=tier.name, group=found.name))
+
+
+class GrowInput(GroupInput):
+    """One tier, the machines wanted and the most there may be."""
+
+    capacity: int
+
+
+class Grow(Action[GrowInput, BurstOutput]):
+    """Start the extra machines: as many as wanted, and never fewer while the burst lasts."""
+
+    name = "burst.grow"
+    summary = "start the extra machines of a burst"
+    idempotency = Idempotency.RERUN
+    effect = Effect.CHANGE
+    permissions = ("autoscaling:UpdateAutoScalingGroup", "autoscaling:DescribeAutoScalingGroups")
+    Input = GrowInput
+    Output = BurstOutput
+
+    def start(self, ctx: Context, given: GrowInput) -> Answer[BurstOutput]:
+        numbers = Numbers(minimum=given.capacity, maximum=given.maximum, desired=given.capacity)
+        set_numbers(ctx.site("target"), _name(ctx, tier_of(ctx, given.tier)), numbers)
+        return visible(self.observe, ctx, given)
+
+    def observe(self, ctx: Context, given: GrowInput) -> Answer[BurstOutput]:
+        tier = tier_of(ctx, given.tier)
+        found = extra(ctx, tier)
+        if found is None:
+            raise StepFailed(FailureClass.NOT_FOUND, f"there is no group {_name(ctx, tier)} on {ctx.target}")
+        if found.minimum < given.capacity:
+            return Unseen(True, f"{found.name} wants {found.desired} instead of {given.capacity}")
+        if found.serving < given.capacity:
+            note = f"{found.serving} of {given.capacity} in service"
+            return Waiting({}, after_s=3.0, progress=found.serving / given.capacity, note=note)
+        return Done(BurstOutput(tier=tier.name, group=found.name, capacity=found.serving))
+
+
+# -- whether they work ----------------------------------------------------------------------------------------
+
+
+def target_states(site: Site, group: GroupView, ids: Sequence[str]) -> dict[str, set[str]]:
+    """How the load balancers of a group see machines: id → `healthy`, `draining`, or another word; a machine they
+    don't know is left out.
+    """
+    found: dict[str, set[str]] = {}
+    for arn in group.raw.get("TargetGroupARNs") or []:
+        reply = site.call("elbv2", "DescribeTargetHealth", {"TargetGroupArn": arn})
+        for item in reply.get("TargetHealthDescriptions") or []:
+            found.setdefault(item["Target"]["Id"], set()).add(str(item["TargetHealth"]["State"]))
+    for name in group.raw.get("LoadBalancerNames") or []:
+        for item in (
+            site.call("elb", "DescribeInstanceHealth", {"LoadBalancerName": name}).get("InstanceStates") or []
+        ):
+            found.setdefault(item["InstanceId"], set()).add(_classic(item))
+    return {key: states for key, states in found.items() if key in ids}
+
+
+def _classic(item: Json) -> str:
+    """A classic load balancer's word for a machine, in the words of ELBv2.
+
+    One that is leaving is InService with this description until its connections have ended (Classic Load Balancers
+    user guide, "Configure connection draining").
+    """
+    if "deregistration currently in progress" in str(item.get("Description", "")):
+        return "draining"
+    return "healthy" if item["State"] == "InService" else "unhealthy"
+
+
+class HealthInput(TierInput):
+    """One tier and the machines wanted."""
+
+    capacity: int
+
+
+class HealthOutput(Model):
+    """Everything that was looked at; all of it was as expected."""
+
+    checks: tuple[Seen, ...]
+    passed: int
+
+
+class BurstHealth(Action[HealthInput, HealthOutput]):
+    """Every extra machine answers the tier's check and is healthy behind the load balancer: only then users come."""
+
+    name = "check.burst"
+    summary = "every extra machine answers its check and is healthy behind the load balancer"
+    idempotency = Idempotency.PURE
+    effect = Effect.NONE
+    protects = True
+    permissions = (
+        "ec2:DescribeInstances",
+        "autoscaling:DescribeAutoScalingGroups",
+        "elasticloadbalancing:DescribeTargetHealth",
+        "elasticloadbalancing:DescribeInstanceHealth",
+    )
+    Input = HealthInput
+    Output = HealthOutput
+
+    def start(self, ctx: Context, given: HealthInput) -> Answer[HealthOutput]:
+        return self.observe(ctx, given)
+
+    def observe(self, ctx: Context, given: HealthInput) -> Answer[HealthOutput]:
+        tier, site = tier_of(ctx, given.tier), ctx.site("target")
+        group = extra(ctx, tier)
+        ids = list(group.instance_ids) if group is not None else []
+        found = instances(site, [{"Name": "instance-id", "Values": ids}]) if ids else []
+        running = [item for item in found if item["State"]["Name"] == "running"]
+        wanted = given.capacity
+        texts = (f"{wanted} running", f"{len(running)} running")
+        checks = [Seen.of(ctx, f"{tier.name} extra machines", len(running) >= wanted, texts)]
+        port = tier.load_balancer.target_port if tier.load_balancer is not None else None
+        for item in running if tier.check is not None else ():
+            addresses = tuple(filter(None, (item.get("PrivateIpAddress"), item.get("PublicIpAddress"))))
+            assert tier.check is not None
+            checks += ask(ctx, tier.check, Place(item["InstanceId"], addresses, port))
+        states = target_states(site, group, ids) if group is not None else {}
+        healthy = sum(words == {"healthy"} for words in states.values())
+        others = sorted({word for words in states.values() for word in words if word != "healthy"})
+        observed = f"{healthy} healthy" + (f", others {', '.join(others)}" if others else "")
+        checks.append(Seen.of(ctx, "load balancer", healthy >= wanted, (f"{wanted} healthy", observed)))
+        bad = [item for item in checks if not item.ok]
+        if bad:
+            note = "; ".join(f"{item.name}: {item.observed}" for item in bad[:3])
+            return Waiting({}, after_s=2.0, progress=1 - len(bad) / len(checks), note=note)
+        return Done(HealthOutput(checks=tuple(checks), passed=len(checks)))

@@ -1,0 +1,323 @@
+"""A burst on the lab: extra machines behind the same name by weighted DNS, and everything as it was afterwards."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from drpilot.actions.catalogue import CATALOGUE
+from drpilot.domain.ports import FailureClass, StepFailed
+from tests.actions.world import Failed, Run, World, opened
+
+NAME = "drpilot-burst-shop-web"
+CREATES = (
+    "CreateLaunchTemplate",
+    "CreateAutoScalingGroup",
+    "UpdateAutoScalingGroup",
+    "ChangeResourceRecordSets",
+)
+ENDS = (
+    "ChangeResourceRecordSets",
+    "SuspendProcesses",
+    "DeregisterTargets",
+    "UpdateAutoScalingGroup",
+    "DeleteAutoScalingGroup",
+    "DeleteLaunchTemplate",
+)
+
+
+def some(words: Sequence[str], quick: str) -> list[Any]:
+    """One of several in every run of the tests, all of them in the slow ones."""
+    return [word if word == quick else pytest.param(word, marks=pytest.mark.slow) for word in words]
+
+
+def burst_section(user_data: Path, **more: str) -> str:
+    """A burst of two machines for a quarter of the users, whose first boot is told where the application is."""
+    keys = {"tier": "web", "max": "2", "weight": "25", "user_data": str(user_data), **more}
+    return "burst: {" + ", ".join(f"{key}: {value}" for key, value in keys.items()) + "}\n"
+
+
+def reach_home(world: World, folder: Path) -> Path:
+    """Let the other side's machines reach the application at home, and write what tells them where it is."""
+    home = world.sites["home"]
+    groups = home.call("ec2", "DescribeSecurityGroups", {})["SecurityGroups"]
+    app = next(item["GroupId"] for item in groups if item["GroupName"] == "shop-app")
+    vpcs = world.sites["away"].call("ec2", "DescribeVpcs", {})["Vpcs"]
+    block = next(
+        item["CidrBlock"] for item in vpcs if any(t["Value"] == "shop" for t in item.get("Tags") or [])
+    )
+    rule: dict[str, Any] = {
+        "IpProtocol": "tcp",
+        "FromPort": 8080,
+        "ToPort": 8080,
+        "IpRanges": [{"CidrIp": block}],
+    }
+    home.call("ec2", "AuthorizeSecurityGroupIngress", {"GroupId": app, "IpPermissions": [rule]})
+    filters = [
+        {"Name": "tag:tier", "Values": ["app"]},
+        {"Name": "instance-state-name", "Values": ["running"]},
+    ]
+    found = home.call("ec2", "DescribeInstances", {"Filters": filters})["Reservations"]
+    address = found[0]["Instances"][0]["PrivateIpAddress"]
+    path = folder / "first-boot.sh"
+    path.write_text(f"#!/bin/sh\nupstream={address}\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def opened_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    folder = tmp_path_factory.mktemp("burst")
+    with opened(folder, ttl_s=1) as world:
+        world.text += burst_section(reach_home(world, folder))
+        world.look("home")
+        world.begin("replicate", "home", "away").all()
+        world.save()
+        yield world
+
+
+@pytest.fixture
+def world(opened_world: World) -> World:
+    opened_world.restore()
+    return opened_world
+
+
+def records(world: World) -> list[tuple[str, int | None]]:
+    """Identifier and weight of every record set at the shop's name."""
+    zone = world.built["hosted_zone"]
+    listed = world.sites["edge"].call("route53", "ListResourceRecordSets", {"HostedZoneId": zone})
+    return [
+        (str(item.get("SetIdentifier", "")), item.get("Weight"))
+        for item in listed["ResourceRecordSets"]
+        if item["Name"] == "shop.example.org."
+    ]
+
+
+def standing(world: World) -> dict[str, Any]:
+    """What stands on all sites by kind and id, machines that came and went left out, and the name's records."""
+    things = {
+        site: {one for one in world.things(site) if one[0] not in ("instance", "volume", "network-interface")}
+        for site in world.clouds
+    }
+    return {**things, "records": records(world), "rows": raw_records(world)}
+
+
+def raw_records(world: World) -> Any:
+    zone = world.built["hosted_zone"]
+    return world.sites["edge"].call("route53", "ListResourceRecordSets", {"HostedZoneId": zone})[
+        "ResourceRecordSets"
+    ]
+
+
+def alive(world: World) -> int:
+    """How many machines of the burst are not yet gone."""
+    filters = [{"Name": "tag:aws:autoscaling:groupName", "Values": [NAME]}]
+    found = world.sites["away"].call("ec2", "DescribeInstances", {"Filters": filters})["Reservations"]
+    return sum(item["State"]["Name"] != "terminated" for group in found for item in group["Instances"])
+
+
+def burst(world: World) -> Run:
+    """The begin of a burst, not carried out yet."""
+    return world.begin("burst", "home", "away", "point1")
+
+
+def test_a_burst_comes_and_goes_and_leaves_nothing(world: World) -> None:
+    """Two machines more, healthy before a quarter of the users is sent there; afterwards all is as it was."""
+    before = standing(world)
+    shared_at: list[int] = []
+
+    def watch(step: Any, ctx: Any) -> None:
+        if step.path == "share":
+            shared_at.append(alive(world))
+            assert records(world) == [("", None)]
+
+    run = burst(world).all(before=watch)
+    assert shared_at == [2]
+    assert records(world) == [("drpilot-burst", 25), ("drpilot-home", 75)]
+    assert world.facts.burst["state"] == "serving"
+    assert run.results["healthy"]["output"]["passed"] == 4
+    standby = world.sites["away"].call(
+        "autoscaling", "DescribeAutoScalingGroups", {"AutoScalingGroupNames": ["shop-web"]}
+    )["AutoScalingGroups"][0]
+    assert (standby["DesiredCapacity"], standby["Instances"]) == (0, [])
+    world.begin("unburst", "home", "away").all()
+    assert (world.facts.burst["state"], alive(world)) == ("none", 0)
+    assert standing(world) == before
+    assert world.strayed == set()
+
+
+def test_the_extra_machines_run_the_image_of_the_point_and_the_user_data_of_the_file(world: World) -> None:
+    """The template has the point's image and the file's text; nothing of the text is in the facts."""
+    run = burst(world).all(until="group")
+    site = world.sites["away"]
+    version = site.call(
+        "ec2", "DescribeLaunchTemplateVersions", {"LaunchTemplateName": NAME, "Versions": ["1"]}
+    )["LaunchTemplateVersions"][0]["LaunchTemplateData"]
+    assert version["ImageId"] == world.facts.recovery_point("point1").replica("shop-web", "image").id
+    assert "upstream=" in base64.b64decode(version["UserData"]).decode()
+    assert "upstream=" not in repr((run.plan, run.results, world.facts.moved))
+
+
+def test_user_data_that_changed_since_it_was_protected_is_not_used(world: World, tmp_path: Path) -> None:
+    """Another text under the same name stops the burst before anything is made."""
+    path = Path(str(world.group("home").burst.user_data_file))  # type: ignore[union-attr]
+    kept = path.read_text()
+    path.write_text(kept + "\n# changed\n")
+    try:
+        with pytest.raises(Failed, match="is not what was protected"):
+            burst(world).all()
+    finally:
+        path.write_text(kept)
+    assert "CreateLaunchTemplate" not in world.mutations("away")
+    world.begin("unburst", "home", "away").all()
+    assert world.facts.burst["state"] == "none"
+
+
+@pytest.mark.crash
+@pytest.mark.parametrize("operation", some(CREATES, "ChangeResourceRecordSets"))
+def test_a_lost_reply_makes_nothing_twice(world: World, operation: str) -> None:
+    """The effect happens, the answer is lost: the run ends as an undisturbed one, with one of everything."""
+    site, service = {
+        "ChangeResourceRecordSets": ("edge", "route53"),
+        "CreateLaunchTemplate": ("away", "ec2"),
+    }.get(operation, ("away", "autoscaling"))
+    world.fault(site, f"lost-reply:{service}.{operation}@1")
+    burst(world).all()
+    assert operation in world.hits(site)
+    world.heal(site)
+    assert records(world) == [("drpilot-burst", 25), ("drpilot-home", 75)]
+    assert (alive(world), world.facts.burst["state"]) == (2, "serving")
+
+
+@pytest.mark.crash
+@pytest.mark.parametrize("operation", some(ENDS, "DeleteAutoScalingGroup"))
+def test_a_lost_reply_at_the_end_leaves_nothing_over(world: World, operation: str) -> None:
+    """Whichever answer of the end is lost, the name is as before and nothing is left."""
+    before = standing(world)
+    burst(world).all()
+    services = {
+        "ChangeResourceRecordSets": "route53",
+        "DeregisterTargets": "elbv2",
+        "DeleteLaunchTemplate": "ec2",
+    }
+    site = "edge" if operation == "ChangeResourceRecordSets" else "away"
+    world.fault(site, f"lost-reply:{services.get(operation, 'autoscaling')}.{operation}@1")
+    world.begin("unburst", "home", "away").all()
+    assert operation in world.hits(site)
+    world.heal(site)
+    assert standing(world) == before
+    assert alive(world) == 0
+
+
+@pytest.mark.parametrize("until", some(("begin", "template", "group", "grow"), "group"))
+def test_a_burst_that_stopped_half_way_is_removed(world: World, until: str) -> None:
+    """Whatever a burst had made when it stopped, its end takes up what it finds and leaves nothing."""
+    before = standing(world)
+    burst(world).all(until=until)
+    world.begin("unburst", "home", "away").all()
+    assert standing(world) == before
+    assert (world.facts.burst["state"], alive(world)) == ("none", 0)
+
+
+def test_nobody_is_sent_to_machines_that_are_not_healthy(world: World) -> None:
+    """A tier that can't reach what it needs never gets users: the run fails at its check, the name is untouched."""
+    path = Path(str(world.group("home").burst.user_data_file))  # type: ignore[union-attr]
+    kept = path.read_text()
+    path.write_text("#!/bin/sh\nupstream=127.0.0.9\n")
+    world.look("home")
+    try:
+        run = burst(world)
+        run.timeout_s = 6.0
+        with pytest.raises(Failed, match="healthy: timed out"):
+            run.all()
+    finally:
+        path.write_text(kept)
+        world.look("home")
+    assert records(world) == [("", None)]
+    assert "ChangeResourceRecordSets" not in world.mutations("edge")
+
+
+def test_weights_of_the_owner_are_kept(world: World) -> None:
+    """A name that has a weight of its owner's keeps it: the extra set comes beside it and goes again."""
+    zone = world.built["hosted_zone"]
+    simple = next(item for item in raw_records(world) if item["Name"] == "shop.example.org.")
+    own = {**simple, "SetIdentifier": "blue", "Weight": 60}
+    batch = {
+        "Changes": [
+            {"Action": "DELETE", "ResourceRecordSet": simple},
+            {"Action": "CREATE", "ResourceRecordSet": own},
+        ]
+    }
+    world.sites["edge"].call(
+        "route53", "ChangeResourceRecordSets", {"HostedZoneId": zone, "ChangeBatch": batch}
+    )
+    burst(world).all()
+    assert records(world) == [("blue", 60), ("drpilot-burst", 20)]
+    world.begin("unburst", "home", "away").all()
+    assert records(world) == [("blue", 60)]
+
+
+def test_a_name_with_another_policy_is_refused_before_anything_is_made(world: World) -> None:
+    """Failover records can't stand beside weighted ones: said at once, nothing is made."""
+    zone = world.built["hosted_zone"]
+    simple = next(item for item in raw_records(world) if item["Name"] == "shop.example.org.")
+    own = {**simple, "SetIdentifier": "one", "Failover": "PRIMARY"}
+    batch = {
+        "Changes": [
+            {"Action": "DELETE", "ResourceRecordSet": simple},
+            {"Action": "CREATE", "ResourceRecordSet": own},
+        ]
+    }
+    world.sites["edge"].call(
+        "route53", "ChangeResourceRecordSets", {"HostedZoneId": zone, "ChangeBatch": batch}
+    )
+    with pytest.raises(Failed, match="another routing policy"):
+        burst(world).all()
+    assert world.facts.burst["state"] == "none"
+    assert world.mutations("away") == []
+
+
+def test_a_group_of_that_name_without_our_tag_is_left_alone(world: World) -> None:
+    """Somebody's own scaling group that happens to be called so is never shrunk or deleted."""
+    site = world.sites["away"]
+    burst(world).all(until="template")
+    raw = site.call("autoscaling", "DescribeAutoScalingGroups", {"AutoScalingGroupNames": ["shop-web"]})
+    standby = raw["AutoScalingGroups"][0]
+    params = {
+        "AutoScalingGroupName": NAME,
+        "LaunchTemplate": {key: standby["LaunchTemplate"][key] for key in ("LaunchTemplateId", "Version")},
+        "MinSize": 0,
+        "MaxSize": 1,
+        "VPCZoneIdentifier": standby["VPCZoneIdentifier"],
+    }
+    site.call("autoscaling", "CreateAutoScalingGroup", params)
+    run = world.begin("unburst", "home", "away")
+    context = run.context("remove", {"tier": "web"})
+    action = CATALOGUE["burst.remove"]
+    with pytest.raises(StepFailed) as refused:
+        action.start(context, action.Input.model_validate({"tier": "web"}))
+    assert refused.value.kind is FailureClass.CONFLICT
+
+
+def test_a_failover_during_a_burst_takes_the_name_whole(world: World) -> None:
+    """The switch replaces both weighted sets by one record; its undo puts home's own record back, without a weight."""
+    before = raw_records(world)
+    burst(world).all()
+    run = world.begin("failover", "home", "away", "point1")
+    given = {"to": "target"}
+    run.attempt("traffic.switch", given, run.context("traffic", given))
+    assert records(world) == [("", None)]
+    switch = CATALOGUE["traffic.switch"]
+    context = run.context("traffic", given)
+    context.resume = None
+    home = next(item for item in before if item["Name"] == "shop.example.org.")
+    back = switch.undo(switch.Input(), switch.Output(name="shop.example.org", to="away", previous=home))
+    assert back is not None
+    run.attempt(back.action, dict(back.given), run.context("traffic", dict(back.given), kind="undo"))
+    assert raw_records(world) == before
+    world.begin("unburst", "home", "away").all()
+    assert raw_records(world) == before
+    assert (world.facts.burst["state"], alive(world)) == ("none", 0)
