@@ -30,8 +30,19 @@ BUCKET = "drpilot-witness"
 DEFAULT_PAIR = "aws-aws"
 EUCALYPTUS = "4.4"
 _SHOP_PORT = 8080
-SERVICES = ("ec2", "ebs", "sts", "autoscaling", "elbv2", "route53", "s3", "kms", "service-quotas")
-_BESIDE_EUCALYPTUS = ("elb", "cloudwatch")
+SERVICES = (
+    "ec2",
+    "ebs",
+    "sts",
+    "autoscaling",
+    "elbv2",
+    "route53",
+    "s3",
+    "kms",
+    "service-quotas",
+    "cloudwatch",
+)
+_BESIDE_EUCALYPTUS = ("elb",)
 
 
 @dataclass(frozen=True, slots=True)

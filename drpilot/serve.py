@@ -18,7 +18,9 @@ from drpilot.base.log import logger
 from drpilot.domain.run import RunView
 from drpilot.journal.journal import Superseded
 from drpilot.services import watch
+from drpilot.services.alarms import asking_of, look_at_bursts
 from drpilot.services.begin import Asking, begin, propose
+from drpilot.services.bursting import BEGIN
 from drpilot.services.house import House
 from drpilot.services.watch import Begin, Happening, Refence
 
@@ -58,7 +60,9 @@ def scheduled(house: House) -> Begin:
     """Beginning a run as the service does: proposed for now, asked of nobody."""
 
     def begins(mode: str, group: str) -> RunView:
-        return begin(house, propose(house, mode, group, Asking(reason="scheduled")), None)
+        extra = asking_of(house.journal.group(group), house.clock.now()) if mode == BEGIN else None
+        reason = extra.cause if extra is not None else "scheduled"
+        return begin(house, propose(house, mode, group, Asking(reason=reason, burst=extra)), None)
 
     return begins
 
@@ -145,7 +149,11 @@ class Service:
         self._status = status
 
     def _look(self) -> tuple[Happening, ...]:
-        seen = (*watch.look_at_sites(self.house), *watch.look_at_groups(self.house))
+        seen = (
+            *watch.look_at_sites(self.house),
+            *watch.look_at_groups(self.house),
+            *look_at_bursts(self.house),
+        )
         begins = self.options.begin or scheduled(self.house)
         refence = self.options.refence or (lambda group: begins("fence", group))
         return (*seen, *watch.repeat_fences(self.house, refence))

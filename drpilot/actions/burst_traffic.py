@@ -46,7 +46,7 @@ from drpilot.domain.ports import (
 __all__ = ["Drain", "Forgotten", "Share", "Unshare"]
 
 ALIAS_TTL_S = 60
-"""What Route 53 answers with for an alias to a load balancer (developer guide, comparison of alias and CNAME records)."""
+"""What Route 53 answers with for an alias to a load balancer (developer guide, alias and non-alias records)."""
 
 _CHANGE = "change"
 _PERMISSIONS = (

@@ -105,6 +105,10 @@ _ROWS: tuple[Row, ...] = (
     Row("DRP-4020", "drill-not-fresh", 5, "{group} is not fresh enough for a drill: {what}", "A drill of a stale point says nothing about tonight.", "drpilot replicate {group}"),
     Row("DRP-4021", "reason-missing", 5, "{verb} {group} needs a reason", "The reason is part of the evidence.", "--reason \"what happened, ticket\""),
     Row("DRP-4030", "survivor-unseen", 5, "{site} does not answer: no survivor of {group} can be named", "The side that is given up must be seen fenced, and the survivor must be seen running, before the group goes on with one of them.", "drpilot site check {site}"),
+    Row("DRP-4041", "no-burst", 5, "{group} has no `burst` in its file", "What a burst may start, and for how long, is said in the group file beforehand.", "add `burst:` to the group file (docs/howto/burst.md), then: drpilot protect FILE"),
+    Row("DRP-4042", "burst-running", 5, "{group} has a burst on {site}, {state} since {since}: {verb} is not possible", "One burst a group; and a planned move or a farewell begins without one.", "drpilot burst {group} --end"),
+    Row("DRP-4043", "burst-idle", 5, "{group} has no burst", "There is nothing to end.", "drpilot status {group}"),
+    Row("DRP-4044", "burst-refused", 5, "{group} can't burst: {what}", "A burst never takes the room that a failover needs, and one that begins by itself waits for its cool-down.", "{hint}"),
     # 50xx runs
     Row("DRP-5001", "run-failed", 1, "{run} failed at step {step}", "A step failed and its policy is to stop the run.", "drpilot run show {run}"),
     Row("DRP-5002", "run-paused", 4, "{run} is paused at step {step}: {what}", "In a disaster a person decides what to do about a failed step.", "drpilot run retry {group}  (or: run skip, rollback {group}, run cancel)"),

@@ -21,6 +21,7 @@ from drpilot.cli import (
     blocks,
     bundlebuckets,
     bundles,
+    bursting,
     look,
     mover,
     practise,
@@ -230,6 +231,7 @@ _branch(
 _add(app, "protect", protecting.protect, SET_UP)
 
 _add(app, "replicate", act.replicate, DATA)
+_add(app, "burst", bursting.burst, DATA)
 _branch(
     "bundle",
     "Images as bundles: create, extract, verify, show, retarget, upload, download, delete",

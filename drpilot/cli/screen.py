@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from drpilot.base.units import ceiling_duration, format_duration
+from drpilot.cli.burstscreen import burst_facts
 from drpilot.cli.render import moment
 
 if TYPE_CHECKING:
@@ -45,6 +46,10 @@ def _head(proposal: Proposal) -> str:
 
 
 def _facts(proposal: Proposal, now: datetime, people: tuple[str, ...]) -> Iterator[tuple[str, list[str]]]:
+    if proposal.burst is not None:
+        yield from burst_facts(proposal, proposal.burst, now)
+        yield "NEEDS", [_needs(proposal, people)]
+        return
     if proposal.seen:
         yield "SEEN", list(_seen(proposal, now))
     survivor = proposal.mode == "survivor"

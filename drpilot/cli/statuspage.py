@@ -66,6 +66,7 @@ def _failing(told: IfItFailedNow) -> str:
 def _under(row: Row, now: datetime) -> list[str]:
     lines = [f"{row.group}: {run.text}" for run in row.live]
     lines += [f"{row.group}:   {note}" for run in row.live for note in run.notes]
+    lines += [f"{row.group}: {row.burst.text}"] if row.burst is not None else []
     told = {run.text for run in row.live}
     for problem in row.problems:
         if problem.text in told:

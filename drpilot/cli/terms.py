@@ -59,6 +59,7 @@ TERMS: dict[str, str] = {
     "break glass": "acting alone where two people are asked for; kept in the evidence with its reason",
     "cooldown": "the pause after a move that keeps two sides from flapping",
     "orphan": "a resource with our tags that nothing in the journal accounts for",
+    "burst": "extra machines of one tier on the side that stands by, for a share of the users; never the active side",
     "drift": "what runs differs from what is protected",
     "no way back": "the one step of a move after which only a rollback with typed loss is possible",
     "point of no return": "the step marked `no_way_back` of a move",

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 from drpilot.base.ids import digest
+from drpilot.domain.burst import BurstOffer
 from drpilot.domain.fence import Verdict
 
 __all__ = [
@@ -170,6 +171,7 @@ class Proposal:
     break_glass: str | None = None
     blockers: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    burst: BurstOffer | None = None
 
     @property
     def digest(self) -> str:

@@ -5,19 +5,20 @@ The end is due from the moment it begins: whoever dies on the way, a service end
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Protocol
 
 from sqlmodel import Session, col, select
 
-from drpilot.base.clock import micros, parse_time
-from drpilot.domain.burst import IDLE, burst_of
+from drpilot.base.clock import micros, parse_time, rfc3339
+from drpilot.base.errors import DrpilotError
+from drpilot.domain.burst import IDLE, Burst, burst_of
 from drpilot.domain.ports import Move
 from drpilot.journal.body import pack, unpack
 from drpilot.journal.tables import GroupRow, PointRow, RunRow, ScheduleRow
 
-__all__ = ["END", "Firing", "apply", "pins"]
+__all__ = ["END", "Firing", "apply", "guard", "pins"]
 
 END = "unburst"
 """The kind of schedule, and the mode, that ends a burst."""
@@ -77,3 +78,15 @@ def pins(session: Session, point: PointRow) -> bool:
     """Whether a burst that may exist runs from this point."""
     bodies = session.exec(select(col(GroupRow.burst)).where(GroupRow.name == point.group)).all()
     return any(burst.running and burst.point == point.id for burst in map(burst_of, map(unpack, bodies)))
+
+
+def guard(group: str, burst: Burst, verb: str, allowed: Sequence[str]) -> None:
+    """Refuse a run that may not begin beside this burst, or not without one; `allowed` empty lets every state be."""
+    if not allowed or burst.state in allowed:
+        return
+    if not burst.running:
+        raise DrpilotError("burst-idle", group=group)
+    since = rfc3339(burst.since) if burst.since is not None else "?"
+    raise DrpilotError(
+        "burst-running", group=group, site=burst.site, state=burst.state, since=since, verb=verb
+    )

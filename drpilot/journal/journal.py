@@ -18,12 +18,13 @@ from sqlmodel import Session, col, func, select
 from drpilot.base.clock import Chance, Clock, from_micros, micros, rfc3339
 from drpilot.base.errors import DrpilotError
 from drpilot.base.ids import new_id
+from drpilot.domain.burst import burst_of
 from drpilot.domain.plain import from_plain
 from drpilot.domain.plan import Approval, Plan, Proposal
 from drpilot.domain.point import RecoveryPoint
 from drpilot.domain.ports import Move, StandbyView
 from drpilot.domain.run import Change, Holder, Lease, RunView
-from drpilot.journal import chain, views
+from drpilot.journal import bursts, chain, views
 from drpilot.journal.apply import Writer
 from drpilot.journal.body import pack, pack_value, stamp, unpack
 from drpilot.journal.database import Database
@@ -48,7 +49,8 @@ LEASE_S = 15.0  # a living driver renews each 5 s; another host may take over af
 class NewRun:
     """What `create` writes. `id` is made beforehand, because tokens and the new point's id derive from it.
 
-    `from_states` are the group states it may begin in (none: any); `beside_move` lets it begin while a move lives.
+    `from_states` are the group states it may begin in (none: any); `beside_move` lets it begin while a move lives;
+    `burst` are the states of the group's burst it may begin in (none: any).
     """
 
     id: str
@@ -61,6 +63,7 @@ class NewRun:
     facts: Mapping[str, Any] = field(default_factory=dict)
     from_states: tuple[str, ...] = ()
     beside_move: bool = False
+    burst: tuple[str, ...] = ()
 
 
 class Superseded(Exception):
@@ -127,6 +130,7 @@ class Journal(Registry):
                 allowed=", ".join(new.from_states),
                 hint=f"drpilot status {group.name}",
             )
+        bursts.guard(group.name, burst_of(unpack(group.burst)), new.plan.mode.removeprefix("un"), new.burst)
         if group.locked_by is not None and new.plan.lane == "move":
             raise DrpilotError("locked", group=group.name, by=group.locked_by, why=group.locked_reason or "")
 

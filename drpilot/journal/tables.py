@@ -11,7 +11,7 @@ from sqlmodel import Field, SQLModel
 
 __all__ = ["SCHEMA", "metadata"]
 
-SCHEMA = ("0001", "0002")  # every revision this program knows, oldest first
+SCHEMA = ("0001", "0002", "0003")  # every revision this program knows, oldest first
 
 SQLModel.metadata.naming_convention = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",

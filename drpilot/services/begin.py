@@ -15,6 +15,7 @@ from typing import Any
 from drpilot.base.clock import rfc3339
 from drpilot.base.errors import DrpilotError
 from drpilot.base.units import ceiling_duration, format_duration
+from drpilot.domain.burst import BurstOffer
 from drpilot.domain.fence import Verdict
 from drpilot.domain.group import Group, Tier
 from drpilot.domain.path import path_between
@@ -28,6 +29,8 @@ from drpilot.journal.history import recoveries
 from drpilot.journal.journal import NewRun
 from drpilot.journal.views import GroupView
 from drpilot.runbook.compile import ActionFacts, CompileFacts, compile, shipped
+from drpilot.services import bursting
+from drpilot.services.bursting import BurstAsking
 from drpilot.services.guidance import survivor_command
 from drpilot.services.house import House, Look
 from drpilot.services.hysteresis import contradictions
@@ -50,6 +53,7 @@ class Asking:
     since: datetime | None = None
     to: str | None = None
     break_glass: str | None = None
+    burst: BurstAsking | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +94,12 @@ def propose(house: House, mode_name: str, name: str, asking: Asking) -> Offer:
     point = _point(house, view, mode, asking, target)
     _possible(asking.since, point, house.clock.now())
     run = house.journal.new_id()
-    plan = _plan(house, mode, group, (source, target), point.id if point else house.journal.new_id())
-    proposal = _proposal(house, _Case(mode, view, group, plan, point, asking, looks))
+    extra = None
+    if mode.name in (bursting.BEGIN, bursting.END):
+        extra = bursting.offer(house, view, asking.burst, point)
+    way = _Way(source, target, point.id if point else house.journal.new_id(), extra)
+    plan = _plan(house, mode, group, way)
+    proposal = _proposal(house, _Case(mode, view, group, plan, point, asking, looks, extra))
     return Offer(mode, run, plan, proposal, looks)
 
 
@@ -128,6 +136,8 @@ def _direction(house: House, view: GroupView, mode: Mode, asking: Asking) -> tup
         live = [run for run in house.journal.runs(view.name, live=True) if run.lane == "move"]
         source = live[0].plan.source if live else view.standing
         target = view.group.other(source)
+    if mode.name == bursting.END:
+        return view.group.other(view.burst.site or target), view.burst.site or target
     if mode.name == "survivor":
         if asking.to in (view.group.primary, view.group.secondary):
             return view.group.other(asking.to), asking.to
@@ -166,6 +176,7 @@ def _guard(house: House, view: GroupView, mode: Mode, asking: Asking) -> None:
     )
     if in_the_way:
         raise house.journal.busy(view.name, in_the_way[0].lane)
+    bursting.guard(view, mode, asking.burst, house.clock.now())
     if mode.isolated:
         _fresh(house, view)
     if mode.lane != "move" or mode.name == "reprotect":
@@ -233,16 +244,26 @@ def _point(house: House, view: GroupView, mode: Mode, asking: Asking, target: st
     return found
 
 
-def _plan(house: House, mode: Mode, group: Group, route: tuple[str, str], point: str) -> Plan:
+@dataclass(frozen=True, slots=True)
+class _Way:
+    source: str
+    target: str
+    point: str
+    burst: BurstOffer | None = None
+
+
+def _plan(house: House, mode: Mode, group: Group, way: _Way) -> Plan:
     text, file = shipped(mode.runbook)
+    route = (way.source, way.target)
     slots = {site: house.slots(site) for site in route}
     facts = CompileFacts(
         group,
         mode.name,
         mode.lane,
         *route,
-        point,
+        way.point,
         drill=mode.isolated,
+        burst=bursting.context(way.burst) if way.burst is not None else {},
         slots=slots,
         data_path=path_between(*(house.able(site) for site in route)),
     )
@@ -258,6 +279,7 @@ class _Case:
     point: RecoveryPoint | None
     asking: Asking
     looks: Mapping[str, Look]
+    burst: BurstOffer | None = None
 
 
 def _proposal(house: House, case: _Case) -> Proposal:
@@ -302,6 +324,7 @@ def _proposal(house: House, case: _Case) -> Proposal:
         no_way_back_number=no_way_back[0] if no_way_back else None,
         break_glass=case.asking.break_glass,
         warnings=_warnings(case, source_look),
+        burst=case.burst,
     )
 
 
@@ -467,6 +490,7 @@ def begin(house: House, offer: Offer, approval: Approval | None) -> RunView:
         expires_at=expires_at,
         from_states=mode.from_states,
         beside_move=mode.beside_move,
+        burst=mode.burst,
         facts={"at_end": mode.at_end, "end_facts": {"name_typed": True}} if mode.at_end else {},
     )
     return house.journal.create(new)

@@ -10,9 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from zoneinfo import ZoneInfo
-
-from cronsim import CronSim
 
 from drpilot.base.clock import from_micros
 from drpilot.base.units import format_duration
@@ -22,8 +19,9 @@ from drpilot.domain.ports import Move, StandbyView
 from drpilot.domain.run import RunView
 from drpilot.journal.chain import Event
 from drpilot.journal.views import GroupView, SiteView
+from drpilot.services.firing import previous_fire
 
-__all__ = ["NAMES", "Facts", "Judged", "assess", "health_moves", "last_drill", "previous_fire"]
+__all__ = ["NAMES", "Facts", "Judged", "assess", "health_moves", "last_drill"]
 
 NAMES = ("RpoMet", "StandbyReady", "DrillFresh", "PeerReachable", "Fenced", "PlanVerified")
 UNDRILLED = timedelta(days=30)  # without a cron expression a drill is fresh this long
@@ -67,13 +65,6 @@ def assess(facts: Facts, now: datetime) -> tuple[Judged, ...]:
 def last_drill(drills: Sequence[RunView]) -> RunView | None:
     """The newest drill that ended by itself: a cancelled one says nothing."""
     return next((run for run in drills if run.state == "finished" and run.result != "cancelled"), None)
-
-
-def previous_fire(cron: str, timezone: str, now: datetime) -> datetime:
-    """The newest moment at or before `now` at which `cron` was due (UTC)."""
-    zone = ZoneInfo(timezone)
-    moments = CronSim(cron, (now + timedelta(seconds=1)).astimezone(zone), reverse=True)
-    return next(moment for moment in moments if moment <= now).astimezone(now.tzinfo)
 
 
 def _rpo(facts: Facts, now: datetime) -> Judged:

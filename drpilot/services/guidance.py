@@ -43,6 +43,7 @@ class Situation:
     drill: str = ""  # "", passed, failed
     drill_name: str = ""
     locked: bool = False
+    burst: str = "none"
 
     def name(self, lane: str) -> str:
         """The live run of a lane by name, or the group's name."""
@@ -81,6 +82,7 @@ _BESIDE: tuple[Rule, ...] = (
     (lambda s: s.practice == "clean_failed", "drpilot run retry {practice}"),
     (lambda s: s.practice == "paused", "drpilot run show {practice}"),
     (lambda s: s.copy == "paused", "drpilot run show {copy}"),
+    (lambda s: not s.copy and s.burst in ("scaling_out", "draining"), "drpilot burst {group} --end"),
 )
 _LOST: tuple[Rule, ...] = (
     (lambda s: s.active_refuses, "drpilot site check {active}"),

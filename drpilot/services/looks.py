@@ -28,7 +28,7 @@ from drpilot.services.partnerlook import PARTNER_WORDS, partner_checks
 from drpilot.services.sides import look_at_sides
 from drpilot.services.standbys import look_at_standbys
 
-__all__ = ["LOOKS", "GroupLook"]
+__all__ = ["LOOKS", "VCPU_QUOTA", "GroupLook", "grown"]
 
 VCPU_QUOTA = "L-1216C47A"  # Service Quotas: Running On-Demand Standard instances, in vCPUs
 _STANDING = ("protected", "degraded")
@@ -227,7 +227,7 @@ def _unaddressed(site: Site, group: Group) -> int:
 
 def _vcpus(house: House, site: Site, view: GroupView) -> Iterator[Checked]:
     """Whether a failover would stay within the vCPU quota of the standing side."""
-    wanted = _grown(house, view)
+    wanted = grown(house, view)
     running = [i for i in instances(site, []) if i["State"]["Name"] in ("pending", "running")]
     types = {*wanted, *(item["InstanceType"] for item in running)}
     if not types:
@@ -251,7 +251,7 @@ def _vcpus(house: House, site: Site, view: GroupView) -> Iterator[Checked]:
     yield bad("quota", view.name, *texts, finding)
 
 
-def _grown(house: House, view: GroupView) -> dict[str, int]:
+def grown(house: House, view: GroupView) -> dict[str, int]:
     """What a failover would start on the standing side: type → how many."""
     types, alike = view.group.mapping(view.active).types, house.alike(view.active, view.standing)
     found: dict[str, int] = {}

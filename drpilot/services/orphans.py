@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from drpilot.actions.views import describe, images, instances, snapshots, tagged, tags_of, volumes
+from drpilot.domain.burst import resource_name
 from drpilot.domain.plain import Json
 from drpilot.domain.ports import Site
 from drpilot.journal.views import GroupView
@@ -52,6 +53,8 @@ def owned(house: House, view: GroupView) -> Owned:
             front = tier.load_balancer
             # what stands for a classic balancer where target groups are has its name
             ids |= {front.key, front.arn, front.target_group}
+    if view.burst.running:
+        ids.add(resource_name(view.name, view.burst.tier))
     runs = {run.id for run in house.journal.runs(view.name, live=True)}
     return Owned(frozenset(ids - {""}), frozenset(runs), frozenset(point.id for point in points))
 
@@ -121,7 +124,7 @@ def _listed(site: Site, group: str) -> Iterator[_Listed]:
         yield "snapshot", item["SnapshotId"], tags_of(item), ()
     templates = "ec2:CreateLaunchTemplate" in site.capabilities
     for item in describe(site, "DescribeLaunchTemplates", "LaunchTemplates", ours) if templates else ():
-        yield "launch template", item["LaunchTemplateId"], tags_of(item), ()
+        yield "launch template", item["LaunchTemplateId"], tags_of(item), (item["LaunchTemplateName"],)
     kept = "address-tags" in site.capabilities
     for item in describe(site, "DescribeAddresses", "Addresses", ours) if kept else ():
         tags = tags_of(item)

@@ -166,8 +166,12 @@ def protect(house: House, text: str, file: str) -> tuple[GroupView, Preview]:
 
 
 def schedule(house: House, group: Group) -> None:
-    """Make the group's replication and drill due; the service begins them."""
-    from drpilot.services.watch import next_drill, next_replication  # noqa: PLC0415 - watch imports begin
+    """Make the group's replication, drill and burst due; the service begins them."""
+    from drpilot.services.watch import (  # noqa: PLC0415 - watch imports begin
+        next_burst,
+        next_drill,
+        next_replication,
+    )
 
     now = house.clock.now()
     house.journal.unschedule(group.name)
@@ -175,6 +179,11 @@ def schedule(house: House, group: Group) -> None:
     drill = next_drill(group, now)
     if drill is not None:
         house.journal.plan_next(group.name, "drill", drill)
+    burst, running = next_burst(group, now), house.journal.group(group.name).burst
+    if burst is not None:
+        house.journal.plan_next(group.name, "burst", burst)
+    if running.running:  # its end stays due, whatever the file says by now
+        house.journal.plan_next(group.name, "unburst", running.until or now)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from drpilot.journal.holder import is_gone
 from drpilot.journal.journal import Journal
 from drpilot.journal.views import FindingView, GroupView, ScheduleView, ServiceView, SiteView
 from drpilot.report.plain import as_json
+from drpilot.services.burstline import BurstLine, burst_line
 from drpilot.services.conditions import Facts, Judged, assess, last_drill
 from drpilot.services.guidance import Situation, next_command
 from drpilot.services.hysteresis import contradictions
@@ -137,6 +138,7 @@ class Row:
     live: tuple[LiveRun, ...]
     problems: tuple[Problem, ...]
     next: str
+    burst: BurstLine | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,6 +279,7 @@ def row_of(known: KnownGroup, around: Known, now: datetime) -> Row:
         live=live,
         problems=_problems(seen),
         next=next_command(_situation(seen)),
+        burst=burst_line(view.burst, now),
     )
 
 
@@ -431,6 +434,7 @@ def _situation(seen: _Seen) -> Situation:
         drill="" if drilled is None else "passed" if drilled.passed else "failed",
         drill_name=drilled.run if drilled else "",
         locked=view.locked_by is not None,
+        burst=view.burst.state,
     )
 
 

@@ -11,11 +11,8 @@ import math
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import partial
-from zoneinfo import ZoneInfo
-
-from cronsim import CronSim
 
 from drpilot.base.clock import micros
 from drpilot.base.errors import DrpilotError
@@ -24,11 +21,13 @@ from drpilot.domain.hysteresis import ONE_WRITER, WITNESS_AGREES, Streak, standb
 from drpilot.domain.ports import CloudError
 from drpilot.domain.run import RunView
 from drpilot.engine.gates import missing
+from drpilot.journal.bursts import END
 from drpilot.journal.history import recoveries, runs_of
 from drpilot.journal.holder import is_gone
 from drpilot.journal.journal import Journal
 from drpilot.journal.views import GroupView, ScheduleView
 from drpilot.services.conditions import Facts, assess, health_moves
+from drpilot.services.firing import next_fire, previous_fire
 from drpilot.services.house import House, Look
 from drpilot.services.hysteresis import remember
 from drpilot.services.liverun import RESTS
@@ -43,6 +42,7 @@ __all__ = [
     "due",
     "look_at_groups",
     "look_at_sites",
+    "next_burst",
     "next_drill",
     "next_replication",
     "open_fences",
@@ -59,6 +59,8 @@ Refence = Callable[[str], RunView]
 LOOK_S = 10.0  # how long one look at a site may take
 GROUP_LOOK_S = 20.0  # and all looks at groups together
 GROUPS = timedelta(seconds=120)  # how old a look at a group's sides and standbys may grow
+BURST_AGAIN = timedelta(seconds=60)  # when a burst is tried again that a busy lane kept from beginning
+END_AGAIN = timedelta(seconds=120)  # and when the end of one is, which must come
 HOLD_S = 180.0  # how long an occurrence is held by who begins it, before another service may
 _HELD_US = 1  # a held occurrence stands one microsecond after a whole second, a due one on the second
 _FENCE_STATES = frozenset(
@@ -94,17 +96,15 @@ def next_replication(group: Group, now: datetime, last: datetime | None = None) 
 
 
 def next_drill(group: Group, now: datetime) -> datetime | None:
-    """The first moment after `now` at which the group's cron expression is due, in UTC; None without one.
-
-    A fixed wall-clock time is due once on the night the clocks go back (02:30 comes twice, the first counts) and
-    once when they go forward, as Debian's cron does; croniter fires it twice.
-    """
+    """The first moment after `now` at which the group's cron expression is due, in UTC; None without one."""
     policy = group.drill
-    if policy.cron is None:
-        return None
-    moments = CronSim(policy.cron, now.astimezone(ZoneInfo(policy.timezone)))
-    # Begun inside the repeated hour, CronSim first gives the moment that has passed: only later ones count.
-    return next(moment for moment in moments if moment.astimezone(UTC) > now).astimezone(UTC)
+    return next_fire(policy.cron, policy.timezone, now) if policy.cron is not None else None
+
+
+def next_burst(group: Group, now: datetime) -> datetime | None:
+    """The first moment after `now` at which a burst is due by its schedule, in UTC; None without one."""
+    plan = group.burst.schedule if group.burst is not None else None
+    return next_fire(plan.cron, plan.timezone, now) if plan is not None else None
 
 
 def _second(moment: datetime) -> datetime:
@@ -134,7 +134,7 @@ def _begin_one(house: House, begin: Begin, schedule: ScheduleView) -> Happening 
         return None
     happening = _begun_before(house, schedule) or _begin(house, begin, schedule)
     view = house.journal.group(schedule.group)
-    following = _following(view.group, schedule, house.clock.now())
+    following = _following(view, schedule, house.clock.now(), begun=happening.what == "begun")
     if following is None:
         house.journal.unschedule(schedule.group, schedule.kind)
     else:
@@ -169,13 +169,27 @@ def _begin(house: House, begin: Begin, schedule: ScheduleView) -> Happening:
     return Happening(house.clock.now(), "begun", f"{schedule.kind} was due", schedule.group, run.name)
 
 
-def _following(group: Group, schedule: ScheduleView, now: datetime) -> datetime | None:
+def _following(view: GroupView, schedule: ScheduleView, now: datetime, *, begun: bool) -> datetime | None:
     if schedule.kind == "drill":
-        return next_drill(group, now)
+        return next_drill(view.group, now)
+    if schedule.kind == "burst":
+        return _burst_again(view.group, now) if not begun else next_burst(view.group, now)
+    if schedule.kind == END:  # until it is seen to be over, which forgets it
+        return _second(now + END_AGAIN) if view.burst.running else None
     last = schedule.next_at
     if micros(last) % 1_000_000 == _HELD_US and schedule.last_at is not None:
         last = schedule.last_at
-    return next_replication(group, now, last)
+    return next_replication(view.group, now, last)
+
+
+def _burst_again(group: Group, now: datetime) -> datetime | None:
+    """A burst that could not begin is tried again as long as its scheduled time lasts; then at its next time."""
+    plan = group.burst.schedule if group.burst is not None else None
+    if plan is None:
+        return None
+    over = previous_fire(plan.cron, plan.timezone, now) + timedelta(seconds=plan.lasts_s)
+    again = _second(now + BURST_AGAIN)
+    return again if again < over else next_burst(group, now)
 
 
 # -- looking ----------------------------------------------------------------------------------------------

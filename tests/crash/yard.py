@@ -221,13 +221,14 @@ def hang_a_copy(folder: Path) -> None:
         _Case,
         _plan,
         _proposal,
+        _Way,
         begin,
     )  # the source can't be looked at to propose a copy
     from drpilot.services.modes import MODES
 
     house = open_house(lab=True, person="oncall", home=folder)
     view, mode = house.journal.group("shop"), MODES["replicate"]
-    plan = _plan(house, mode, view.group, ("home", "away"), house.journal.new_id())
+    plan = _plan(house, mode, view.group, _Way("home", "away", house.journal.new_id()))
     case = _Case(mode, view, view.group, plan, None, Asking(), {})
     run = begin(house, Offer(mode, house.journal.new_id(), plan, _proposal(house, case)), None)
     sys.stdout.write("begun\n")

@@ -14,7 +14,8 @@ from drpilot.base.errors import DrpilotError, Finding
 from drpilot.domain.ports import Move
 from drpilot.domain.run import Holder
 from drpilot.domain.states import FAMILIES
-from drpilot.services.conditions import NAMES, Facts, assess, health_moves, previous_fire
+from drpilot.services.conditions import NAMES, Facts, assess, health_moves
+from drpilot.services.firing import previous_fire
 from drpilot.services.grouppage import group_page
 from drpilot.services.guidance import RULES, Situation, next_command
 from drpilot.services.liverun import live_run
