@@ -6,7 +6,8 @@ what carries this group's name for it and our tag is touched.
 
 from __future__ import annotations
 
-from drpilot.actions.burst import TierInput, extra, target_states
+from drpilot.actions.burst import TierInput, extra
+from drpilot.actions.burst_health import target_states
 from drpilot.actions.growth import Numbers, set_numbers
 from drpilot.actions.members import GroupView, suspended, tier_of
 from drpilot.actions.views import describe, instances, not_found, tags_of, visible

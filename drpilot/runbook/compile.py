@@ -28,6 +28,8 @@ from drpilot.runbook.order import Order
 
 __all__ = ["ActionFacts", "Checked", "CompileFacts", "check", "compile", "context_of", "shipped"]
 
+_BURSTS = ("burst", "unburst")
+
 
 @dataclass(frozen=True, slots=True)
 class Checked:
@@ -62,15 +64,18 @@ def check(text: str, file: str, facts: CompileFacts, catalogue: Mapping[str, Act
 
 
 def context_of(facts: CompileFacts) -> dict[str, Any]:
-    """What every expression of a run sees: `group`, `source`, `target`, `point`, `path` and `run`."""
-    run = {
+    """What every expression of a run sees: `group`, `source`, `target`, `point`, `path` and `run`, with `run.burst` in a
+    burst.
+    """
+    run: dict[str, Any] = {
         "name": facts.name,
         "mode": facts.mode,
         "drill": facts.drill,
         "point": facts.point,
         "reason": facts.reason,
-        "burst": dict(facts.burst) or _usual_burst(facts),
     }
+    if facts.mode in _BURSTS:
+        run["burst"] = dict(facts.burst) or _usual_burst(facts)
     return {
         "group": to_plain(facts.group),
         "source": facts.source,

@@ -54,7 +54,9 @@ class _Hook:
 # Nothing but a move is ever rolled back.
 
 
-@pytest.mark.parametrize("name", ["reprotect", "replicate", "drill", "fence", "cleanup", "retire"])
+@pytest.mark.parametrize(
+    "name", ["reprotect", "replicate", "drill", "fence", "cleanup", "retire", "burst", "unburst"]
+)
 def test_no_run_but_a_move_undoes_anything_on_a_side(world: World, name: str) -> None:
     """A cancelled reprotect must not let the old side go; only an open point may be closed."""
     text, file = shipped(name)

@@ -146,4 +146,5 @@ def test_released_numbers_stay() -> None:
         "run": {1: "created", 2: "running", 3: "waiting"},
         "step": {1: "pending", 2: "ready", 3: "running"},
         "fence": {1: "none", 2: "requested", 3: "applying"},
+        "burst": {1: "none", 2: "scaling_out", 3: "serving"},
     }
