@@ -12,7 +12,7 @@ __all__ = ["BurstLine", "burst_line"]
 
 _STATES = {
     "scaling_out": "its extra machines are being made, nobody is sent there yet",
-    "serving": "{capacity} extra {machines} take {weight} % of the users",
+    "serving": "{machines} {weight} % of the users",
     "draining": "it is drained and removed",
 }
 _CAUSES = {"hand": "by hand", "schedule": "by its schedule", "alarm": "by its alarm"}
@@ -58,8 +58,9 @@ def burst_line(burst: Burst, now: datetime) -> BurstLine | None:
 
 
 def _text(burst: Burst, left_s: float | None) -> str:
-    machines = "machine" if burst.capacity == 1 else "machines"
-    words = _STATES[burst.state].format(capacity=burst.capacity, machines=machines, weight=burst.weight)
+    one = burst.capacity == 1
+    machines = "1 extra machine takes" if one else f"{burst.capacity} extra machines take"
+    words = _STATES[burst.state].format(machines=machines, weight=burst.weight)
     ends = ""
     if left_s is not None and burst.state != "draining":
         ends = f", for {format_duration(round(left_s))} yet" if left_s >= 1 else ", its time is over"

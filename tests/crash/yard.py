@@ -159,6 +159,7 @@ class Yard:
         )
         said = {
             "group": (group.state, group.active, group.epoch),
+            "burst": (group.burst.state, group.burst.capacity),
             "fences": {site: fence["state"] for site, fence in group.fences.items()},
             "standbys": sorted((s.tier, s.site, s.state) for s in journal.standbys("shop")),
             "points": sorted(point.state for point in journal.points("shop")),
