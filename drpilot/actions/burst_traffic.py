@@ -159,6 +159,8 @@ class Share(Action[ShareInput, SharesOutput]):
         extra = wanted_record(site, traffic, front_at(ctx, "target"), home)
         if home.get("TTL") is not None and "TTL" in extra:
             extra["TTL"] = home["TTL"]  # weighted sets of one name have one TTL
+        if "AliasTarget" in extra:  # nobody is sent there while no extra machine is healthy
+            extra["AliasTarget"] = {**extra["AliasTarget"], "EvaluateTargetHealth": True}
         owners = [item for item in sets if item.get("SetIdentifier") not in (None, HOME_SET, BURST_SET)]
         if owners:
             weight = extra_weight(sum(int(item["Weight"]) for item in owners), percent)

@@ -73,6 +73,7 @@ _ROWS: tuple[Row, ...] = (
     Row("DRP-2121", "partner-missing", 3, "{kind} {name} is not on {site}", "The group file names something that the other site does not have; a failover would stop there.", "make it on {site}, or name another in the group file"),
     Row("DRP-2122", "partner-differs", 3, "{kind} {name} {what}", "What the group file names is there, but is not what it has to be: in another zone, another key, another name.", "mend the group file, or what it names"),
     Row("DRP-2123", "partner-untold", 3, "{site} does not tell whether it has the {kind} {name}: {what}", "The site refuses the question (permission, or no such service), so nobody knows before the night.", "allow drpilot to read it on {site}"),
+    Row("DRP-2124", "burst-unhealthy", 3, "burst of {tier} on {site}: {what}", "Users are sent to extra machines that are not there or not healthy.", "drpilot burst {group} --end"),
     # 30xx credentials
     Row("DRP-3001", "credentials", 7, "{site} refuses the credentials", "The key is unknown, the secret is wrong or expired.", "check the profile or the reference in drpilot.yaml, then: drpilot site check {site}"),
     Row("DRP-3002", "no-credentials", 7, "no credentials for {site}: {what}", "The profile, variable, file or command that drpilot.yaml names gives none. AWS_* variables are not used for a named site.", "mend the reference under sites.{site}"),

@@ -64,8 +64,8 @@ def check(text: str, file: str, facts: CompileFacts, catalogue: Mapping[str, Act
 
 
 def context_of(facts: CompileFacts) -> dict[str, Any]:
-    """What every expression of a run sees: `group`, `source`, `target`, `point`, `path` and `run`, with `run.burst` in a
-    burst.
+    """What every expression of a run sees: `group`, `source`, `target`, `point`, `path` and `run`; in a burst
+    `run.burst` too.
     """
     run: dict[str, Any] = {
         "name": facts.name,

@@ -13,13 +13,14 @@ from functools import partial
 from drpilot.base.clock import from_micros
 from drpilot.domain.group import BurstAlarm
 from drpilot.domain.ports import CloudError
+from drpilot.journal.history import runs_of
 from drpilot.journal.views import GroupView
 from drpilot.services.bursting import BEGIN, END, BurstAsking, cooled_at
 from drpilot.services.checked import Checked
 from drpilot.services.firing import previous_fire
 from drpilot.services.house import House
 from drpilot.services.together import Task, together
-from drpilot.services.watch import Happening
+from drpilot.services.watch import END_AGAIN, Happening
 
 __all__ = ["ALARM", "alarm_wants", "asking_of", "look_at_bursts"]
 
@@ -79,11 +80,18 @@ def _follow(house: House, view: GroupView) -> list[Happening]:
     if live:
         return []
     wanted, why = alarm_wants(view, now), str(view.conditions.get(ALARM, {}).get("reason", ""))
-    if view.burst.state in ("scaling_out", "draining"):
+    if view.burst.state in ("scaling_out", "draining") and _rested(house, view, now):
         wanted, why = END, f"the burst stopped at {view.burst.state.replace('_', ' ')}"
     if not wanted or not house.journal.hasten(view.name, wanted, now.replace(microsecond=0)):
         return []
     return [Happening(now, "changed", f"{wanted} is due: {why}", view.name)]
+
+
+def _rested(house: House, view: GroupView, now: datetime) -> bool:
+    """Whether the last try to end this burst, if there was one, lies far enough back for another."""
+    last = runs_of(house.journal, view.name, (END,), limit=1)
+    ended_at = last[0].ended_at if last else None
+    return ended_at is None or now - ended_at >= END_AGAIN
 
 
 def asking_of(view: GroupView, now: datetime) -> BurstAsking:

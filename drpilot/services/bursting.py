@@ -136,7 +136,7 @@ def offer(
     return found
 
 
-def _used(site: Site, view: GroupView, found: BurstOffer) -> BurstOffer:
+def _used(house: House, site: Site, view: GroupView, found: BurstOffer) -> BurstOffer:
     """The same with the type of the extra machines, and with vCPUs where the site tells its quota."""
     key = view.group.tier(found.tier).scaling_group_name or ""
     standby = group_view(site, key)
@@ -145,7 +145,7 @@ def _used(site: Site, view: GroupView, found: BurstOffer) -> BurstOffer:
     if "service-quotas" not in site.capabilities or not size:
         return found
     running = [item for item in instances(site, []) if item["State"]["Name"] in ("pending", "running")]
-    failover = grown(view)
+    failover = grown(house, view)
     types = sorted({size, *failover, *(item["InstanceType"] for item in running)})
     filters = [{"Name": "instance-type", "Values": types}]
     listed = describe(site, "DescribeInstanceTypes", "InstanceTypes", filters)

@@ -6,10 +6,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from drpilot.actions.addresses import address_room, bound_to
+from drpilot.actions.burst_health import target_states
 from drpilot.actions.command import startable
+from drpilot.actions.members import group_view
 from drpilot.actions.traffic import record_of, same_name
 from drpilot.actions.views import describe, images, instances, snapshots, tagged, tags_of
 from drpilot.base.errors import DrpilotError, Finding
+from drpilot.domain.burst import resource_name
 from drpilot.domain.group import Group
 from drpilot.domain.point import choose
 from drpilot.domain.ports import CloudError, Site
@@ -356,6 +359,27 @@ def _orphans(house: House, view: GroupView) -> Iterator[Checked]:
             )
 
 
+def _burst(house: House, view: GroupView) -> Iterator[Checked]:
+    """Whether the extra machines that users are sent to are there and healthy behind their load balancer."""
+    burst = view.burst
+    if burst.state != "serving":
+        return
+    site = house.site(burst.site)
+    group = group_view(site, resource_name(view.name, burst.tier))
+    ids = group.instance_ids if group is not None else ()
+    states = target_states(site, group, ids) if group is not None else {}
+    healthy = sum(words == {"healthy"} for words in states.values())
+    texts = (f"{burst.capacity} extra machines healthy on {burst.site}", f"{healthy} healthy")
+    if healthy >= burst.capacity:
+        yield ok("burst", view.name, *texts)
+        return
+    message = (
+        f"burst of {burst.tier} on {burst.site}: {healthy} of {burst.capacity} extra machines are healthy"
+    )
+    finding = Finding("burst-unhealthy", "error", message, view.name, f"drpilot burst {view.name} --end")
+    yield bad("burst", view.name, *texts, finding)
+
+
 def _freezing(house: House, view: GroupView) -> Iterator[Checked]:
     """Whether the programs around a capture can be started from here; a service elsewhere may have its own."""
     programs = [program for tier in view.group.tiers for program in tier.freeze]
@@ -392,6 +416,7 @@ LOOKS: tuple[GroupLook, ...] = (  # who is active comes first: its hint is the n
     GroupLook("keys", "KMS keys enabled", ("key-unusable",), _nowhere, _keys),
     GroupLook("traffic", "the name leads to the active side", ("drift",), _active, _name),
     GroupLook("quota", "room for a failover", ("quota-short",), _standing, _quota),
+    GroupLook("burst", "extra machines healthy", ("burst-unhealthy",), _nowhere, _burst),
     GroupLook("freezing", "freeze programs here", ("freeze-missing",), _nowhere, _freezing),
     GroupLook("members", "members as protected", _MEMBERS, _active, _members),
     GroupLook("orphans", "everything tagged has an owner", ("orphan",), _nowhere, _orphans),

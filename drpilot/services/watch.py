@@ -35,6 +35,7 @@ from drpilot.services.looks import LOOKS
 from drpilot.services.together import Task, together
 
 __all__ = [
+    "END_AGAIN",
     "Begin",
     "Happening",
     "Refence",

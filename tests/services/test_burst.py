@@ -36,7 +36,7 @@ from drpilot.services.watch import begin_due
 from tests.actions.test_burst import alive, burst_section, reach_home, records
 from tests.actions.world import World, opened
 from tests.services.shop import CLOCK, Shop
-from tests.services.world import GROUP, START, Tiny
+from tests.services.world import GROUP, START, Tiny, replicate_plan
 
 USUAL = {"never-drilled", "unprotected-resource"}  # the sample shop has a batch machine that no tier protects
 ALARMED = "{name: shop-load, site: home, after: 1s, clear: 1s}"
@@ -101,7 +101,7 @@ def tiny(tmp_path: Path, **policy: Any) -> Tiny:
 
 def set_out(world: Tiny, state: str = "serving", **more: Any) -> None:
     """A burst in the journal, as a run of it writes it down."""
-    plan = replace(__plan(world), mode="burst")
+    plan = replace(plan_of(world), mode="burst")
     run = world.begin(plan)
     lease = world.journal.acquire(run.id, world.house.holder)
     assert lease is not None
@@ -122,9 +122,8 @@ def set_out(world: Tiny, state: str = "serving", **more: Any) -> None:
     world.drive(run)
 
 
-def __plan(world: Tiny) -> Any:
-    from tests.services.world import replicate_plan
-
+def plan_of(world: Tiny) -> Any:
+    """A plan that holds the lane of copies."""
     return replicate_plan(world.newest())
 
 
@@ -158,7 +157,7 @@ def test_the_end_is_begun_until_it_is_seen(tmp_path: Path) -> None:
         begin_due(world.house, refuses)
         world.clock.advance(watch.END_AGAIN.total_seconds() + 1)
     assert asked == ["unburst"] * 3
-    run = world.begin(__plan(world))
+    run = world.begin(plan_of(world))
     lease = world.journal.acquire(run.id, world.house.holder)
     assert lease is not None
     ends = [Move("burst", "shop", "drain"), Move("burst", "shop", "removed", {"unseen": True})]
@@ -166,6 +165,27 @@ def test_the_end_is_begun_until_it_is_seen(tmp_path: Path) -> None:
     assert [one for one in world.journal.schedules() if one.kind == "unburst"] == []
     ended = world.journal.group("shop").burst
     assert (ended.state, ended.ended_at) == ("none", world.clock.now())
+
+
+def test_an_end_that_failed_is_tried_again_after_a_while(tmp_path: Path) -> None:
+    """Whoever began it: not at each look, but two minutes after the last try has ended."""
+    world = tiny(tmp_path)
+    set_out(world)
+    plan = plan_of(world)
+    run = world.begin(replace(plan, mode="unburst"))
+    lease = world.journal.acquire(run.id, world.house.holder)
+    assert lease is not None
+    world.journal.commit(lease, [Move("burst", "shop", "drain")])
+    world.journal.release(lease)
+    assert look_at_bursts(world.house) == ()  # it is under way
+    world.journal.post(run.id, "cancel", "tester")
+    world.drive(run)
+    assert look_at_bursts(world.house) == ()
+    world.clock.advance(watch.END_AGAIN.total_seconds())
+    assert [one.text for one in look_at_bursts(world.house)] == [
+        "unburst is due: the burst stopped at draining"
+    ]
+    assert [one.kind for one in watch.due(world.journal, world.clock.now())] == ["unburst"]
 
 
 def test_a_scheduled_burst_that_could_not_begin_is_tried_while_its_time_lasts(tmp_path: Path) -> None:
@@ -313,6 +333,8 @@ def test_a_burst_beside_replication_and_a_check(shop: Shop) -> None:
     assert {p.id for p in shop.house.journal.points("shop") if p.pins} == {first}
     assert set(shop.found()) == USUAL
     assert shop.house.journal.group("shop").epoch == 1
+    assert set(shop.world.mutations("edge")) == {"ChangeResourceRecordSets"}  # the witness is never written
+    assert [c.observed for c in shop.look().checks if c.name == "burst"] == ["2 healthy"]
     for text in (run.plan, shop.house.journal.events(run=run.id), shop.house.journal.group("shop")):
         assert "upstream=" not in repr(text)
     assert carry(shop, "unburst").result == "succeeded"
@@ -357,6 +379,20 @@ def test_a_failover_during_a_burst_works_and_the_burst_ends_after_it(shop: Shop)
         "away", "DescribeAutoScalingGroups", "autoscaling", AutoScalingGroupNames=["shop-web"]
     )
     assert standing["AutoScalingGroups"][0]["DesiredCapacity"] == 1
+
+
+def test_extra_machines_that_are_not_healthy_are_a_finding(shop: Shop) -> None:
+    """Somebody shrinks the extra group: users are sent to nothing, which `check` says with the command that ends it."""
+    assert carry(shop, "burst").result == "succeeded"
+    params = {"AutoScalingGroupName": "drpilot-burst-shop-web", "MinSize": 0, "DesiredCapacity": 0}
+    shop.call("away", "UpdateAutoScalingGroup", "autoscaling", **params)
+    for _ in range(200):
+        found = [item for item in shop.look().findings if item.word == "burst-unhealthy"]
+        if found:
+            break
+        CLOCK.sleep(0.1)
+    assert [(item.verdict, item.hint) for item in found] == [("bad", "drpilot burst shop --end")]
+    assert carry(shop, "unburst").result == "succeeded"
 
 
 def set_alarm(shop: Shop, state: str) -> None:
