@@ -100,7 +100,7 @@ def _executed(attempt: _Attempt, phase: Phase) -> Outcome:
         return _failed(attempt, Failure("invalid", "DRP-2010", f"input of {action.name}: {text}"))
     try:
         if phase == "start" or (phase == "look" and action.idempotency is Idempotency.PURE):
-            return _answered(attempt, given, _started(action, ctx, given))
+            return _answered(attempt, given, _started(action, ctx, given), phase)
         answer = action.observe(ctx, given)
         return _looked(attempt, given, answer) if phase == "look" else _polled(attempt, given, answer)
     except StepFailed as error:
@@ -160,12 +160,13 @@ def _waiting(attempt: _Attempt, answer: Waiting, event: str) -> Outcome:
     )
 
 
-def _answered(attempt: _Attempt, given: BaseModel, answer: Answer[Any]) -> Outcome:
+def _answered(attempt: _Attempt, given: BaseModel, answer: Answer[Any], phase: Phase) -> Outcome:
     if isinstance(answer, Done):
         return _done(attempt, given, answer)
     if isinstance(answer, Unseen):
         answer = Waiting({}, after_s=2.0, note=answer.why)
-    return _waiting(attempt, answer, "undo waits" if attempt.undoing else "waits")
+    event = "there, not yet" if phase == "look" else "waits"  # from unknown, or from running
+    return _waiting(attempt, answer, "undo waits" if attempt.undoing else event)
 
 
 def _polled(attempt: _Attempt, given: BaseModel, answer: Answer[Any]) -> Outcome:

@@ -91,3 +91,18 @@ def test_without_the_intent_commit_the_kill_is_noticed(bench: Bench) -> None:
     bench.driver().drive(run.id, OTHER)
     assert kept
     assert len(bench.shelf.things) == 2
+
+
+def test_a_look_that_was_cut_off_waits_on(bench: Bench) -> None:
+    """A pure step whose driver died behind its intent looks again, and may find that it is not yet as wanted."""
+    run = begin(bench, plan(step("w", "thing.wait", given={}, timeout_s=30.0)))
+    kill_at(bench, 2, after=False)
+    with pytest.raises(Killed):
+        bench.driver().drive(run.id, ME)
+    wait(bench.journal.in_flight.pop(run.id, ()), timeout=30)
+    bench.journal.before_commit = None
+    bench.clock.sleep(20)
+    view = bench.driver().drive(run.id, OTHER).view
+    found = view.steps["w"].failure
+    assert found is not None
+    assert (found.kind, found.code) == ("timeout", "DRP-5010"), found
