@@ -15,10 +15,18 @@ import hashlib
 from datetime import timedelta
 from pathlib import Path
 
+from drpilot.actions.burst_traffic import extra_record
 from drpilot.actions.carry import metadata_options
 from drpilot.actions.growth import Numbers, set_numbers
 from drpilot.actions.members import GroupView, group_view, scaling_of, tier_of
-from drpilot.actions.traffic import front_at, front_tier, points_at, record_of, record_sets
+from drpilot.actions.traffic import (
+    front_at,
+    front_tier,
+    plain_record,
+    points_at,
+    record_of,
+    record_sets,
+)
 from drpilot.actions.views import Seen, describe, first, images, specification, tag_list, visible
 from drpilot.base.clock import rfc3339
 from drpilot.domain.burst import resource_name
@@ -128,6 +136,7 @@ class Ready(Action[TierInput, ReadyOutput]):
         "ec2:DescribeImages",
         "elasticloadbalancing:DescribeLoadBalancers",
         "route53:ListResourceRecordSets",
+        "route53:GetHostedZone",
     )
     at = ("target", "source")
     Input = TierInput
@@ -174,6 +183,7 @@ class Ready(Action[TierInput, ReadyOutput]):
         if foreign or not points_at(home, front_at(ctx, "source")):
             observed = "another routing policy" if foreign else "it leads elsewhere"
             return Seen.of(ctx, traffic.name, False, (f"a record that leads to {ctx.source}", observed))
+        extra_record(ctx, plain_record(home) or {})
         return Seen.of(ctx, traffic.name, True, (f"leads to {ctx.source}", f"leads to {ctx.source}"))
 
 
@@ -273,7 +283,7 @@ def _configuration(site: Site, name: str) -> Json | None:
 
 
 def _as_configuration(name: str, data: Json) -> Json:
-    """A template's data in the words of CreateLaunchConfiguration, which encodes user data itself."""
+    """A template's data in the words of CreateLaunchConfiguration; user data stays base64, as the API has it."""
     params: Json = {
         "LaunchConfigurationName": name,
         **{
@@ -287,7 +297,7 @@ def _as_configuration(name: str, data: Json) -> Json:
     if profile:
         params["IamInstanceProfile"] = profile.get("Arn") or profile["Name"]
     if data.get("UserData"):
-        params["UserData"] = base64.b64decode(data["UserData"]).decode()
+        params["UserData"] = data["UserData"]
     return params
 
 
@@ -410,6 +420,20 @@ class Group(Action[GroupInput, BurstOutput]):
         return Done(BurstOutput(tier=tier.name, group=found.name))
 
 
+def _why(ctx: Context, name: str) -> str:
+    """What the cloud says of a launch that failed, as a clause; empty while none has."""
+    params: Json = {"AutoScalingGroupName": name, "MaxRecords": 5}
+    listed = (
+        ctx.site("target").call("autoscaling", "DescribeScalingActivities", params).get("Activities") or []
+    )
+    failed = first(item for item in listed if item.get("StatusCode") == "Failed")
+    return (
+        f"; the last launch failed: {str(failed.get('StatusMessage', ''))[:300]}"
+        if failed is not None
+        else ""
+    )
+
+
 class GrowInput(GroupInput):
     """One tier, the machines wanted and the most there may be."""
 
@@ -423,7 +447,11 @@ class Grow(Action[GrowInput, BurstOutput]):
     summary = "start the extra machines of a burst"
     idempotency = Idempotency.RERUN
     effect = Effect.CHANGE
-    permissions = ("autoscaling:UpdateAutoScalingGroup", "autoscaling:DescribeAutoScalingGroups")
+    permissions = (
+        "autoscaling:UpdateAutoScalingGroup",
+        "autoscaling:DescribeAutoScalingGroups",
+        "autoscaling:DescribeScalingActivities",
+    )
     Input = GrowInput
     Output = BurstOutput
 
@@ -440,6 +468,6 @@ class Grow(Action[GrowInput, BurstOutput]):
         if found.minimum < given.capacity:
             return Unseen(True, f"{found.name} wants {found.desired} instead of {given.capacity}")
         if found.serving < given.capacity:
-            note = f"{found.serving} of {given.capacity} in service"
+            note = f"{found.serving} of {given.capacity} in service{_why(ctx, found.name)}"
             return Waiting({}, after_s=3.0, progress=found.serving / given.capacity, note=note)
         return Done(BurstOutput(tier=tier.name, group=found.name, capacity=found.serving))

@@ -43,7 +43,7 @@ from drpilot.domain.ports import (
     Waiting,
 )
 
-__all__ = ["Drain", "Forgotten", "Share", "Unshare"]
+__all__ = ["Drain", "Forgotten", "Share", "Unshare", "extra_record"]
 
 ALIAS_TTL_S = 60
 """What Route 53 answers with for an alias to a load balancer (developer guide, alias and non-alias records)."""
@@ -121,6 +121,23 @@ def _ttl_s(record: Json | None) -> int:
     return 0 if record is None else int(record.get("TTL") or ALIAS_TTL_S)
 
 
+def extra_record(ctx: Context, home: Json) -> Json:
+    """The record set that leads to the target beside `home`, without a weight yet.
+
+    StepFailed (precondition) where it can't be of the same type: weighted sets stand together by name and type.
+    """
+    traffic = _traffic(ctx)
+    extra = wanted_record(ctx.site(traffic.site), traffic, front_at(ctx, "target"), home)
+    if extra["Type"] != home["Type"]:
+        text = f"{traffic.name} is of type {home['Type']}; the load balancer on {ctx.target} takes {extra['Type']}"
+        raise StepFailed(FailureClass.PRECONDITION, text)
+    if home.get("TTL") is not None and "TTL" in extra:
+        extra["TTL"] = home["TTL"]  # weighted sets of one name have one TTL
+    if "AliasTarget" in extra:  # nobody is sent there while no extra machine is healthy
+        extra["AliasTarget"] = {**extra["AliasTarget"], "EvaluateTargetHealth": True}
+    return extra
+
+
 class ShareInput(Model):
     """The share of the users in percent, and the tier."""
 
@@ -156,11 +173,7 @@ class Share(Action[ShareInput, SharesOutput]):
         if home is None or not points_at(home, front_at(ctx, "source")):
             text = f"{traffic.name} does not lead to {ctx.source}"
             raise StepFailed(FailureClass.PRECONDITION, text)
-        extra = wanted_record(site, traffic, front_at(ctx, "target"), home)
-        if home.get("TTL") is not None and "TTL" in extra:
-            extra["TTL"] = home["TTL"]  # weighted sets of one name have one TTL
-        if "AliasTarget" in extra:  # nobody is sent there while no extra machine is healthy
-            extra["AliasTarget"] = {**extra["AliasTarget"], "EvaluateTargetHealth": True}
+        extra = extra_record(ctx, home)
         owners = [item for item in sets if item.get("SetIdentifier") not in (None, HOME_SET, BURST_SET)]
         if owners:
             weight = extra_weight(sum(int(item["Weight"]) for item in owners), percent)
