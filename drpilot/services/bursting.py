@@ -123,7 +123,7 @@ def offer(
         user_data=policy.user_data_sha256 or "",
     )
     try:
-        found = _used(house.site(view.standing), view, found)
+        found = _used(house, house.site(view.standing), view, found)
     except CloudError as error:
         raise house.told(error) from error
     if not found.fits:
