@@ -220,7 +220,9 @@ _CODES: dict[FailureClass, frozenset[str]] = {
             "504",
         }
     ),
-    F.REJECTED: frozenset({"DryRunOperation", "UnsupportedOperation", "VPCIdNotSpecified"}),
+    F.REJECTED: frozenset(
+        {"DryRunOperation", "NotImplemented", "UnsupportedOperation", "VPCIdNotSpecified", "501"}
+    ),
 }
 _CLASS_OF = {code: kind for kind, codes in _CODES.items() for code in codes}
 

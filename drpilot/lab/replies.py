@@ -272,6 +272,19 @@ def _encode_rest(
     return Reply(status, headers, _rest_xml(model, operation, inside, value).encode())
 
 
+# botocore's model does not name the roots of S3's replies, because it reads past them (Amazon S3 API reference).
+_S3_ROOTS = {
+    "CompleteMultipartUpload": "CompleteMultipartUploadResult",
+    "CreateMultipartUpload": "InitiateMultipartUploadResult",
+    "DeleteObjects": "DeleteResult",
+    "ListBuckets": "ListAllMyBucketsResult",
+    "ListMultipartUploads": "ListMultipartUploadsResult",
+    "ListObjects": "ListBucketResult",
+    "ListObjectsV2": "ListBucketResult",
+    "ListParts": "ListPartsResult",
+}
+
+
 def _rest_xml(model: ServiceModel, operation: OperationModel, shape: Shape, value: Any) -> str:
     space = _namespace(model)
     if model.service_name == "s3":
@@ -282,6 +295,8 @@ def _rest_xml(model: ServiceModel, operation: OperationModel, shape: Shape, valu
     elif isinstance(shape, StructureShape):
         inside = _structure_encoder(shape)(value)
         root = shape.serialization.get("name", shape.name)
+        if model.service_name == "s3":
+            root = _S3_ROOTS.get(operation.name, root)
     else:
         raise TypeError(f"the reply of {operation.name} is no structure")
     return f'<?xml version="1.0" encoding="UTF-8"?>\n<{root}{space}>{inside}</{root}>'
