@@ -64,6 +64,7 @@ crash: $(STAMP) ## the crash suites alone, slow ones included: kills at every co
 
 .PHONY: bench
 bench: $(STAMP) ## every measurement there is (tests/bench)
+	@$(PIP) install --quiet -c constraints.txt -e '.[bench]'
 	@$(BIN)/python -m pytest tests/bench -m bench -s -p no:randomly --timeout 1800 $(ARGS)
 
 .PHONY: rows

@@ -16,16 +16,16 @@ from drpilot.base.clock import Chance, Clock, RealClock
 from drpilot.base.errors import DrpilotError
 from drpilot.base.log import Secret
 from drpilot.clouds.blocks import block_plane
-from drpilot.clouds.credentials import CredentialsReference, Keys, read_text
+from drpilot.clouds.credentials import read_text
 from drpilot.clouds.detection import detect
 from drpilot.clouds.dialects import DIALECTS
 from drpilot.clouds.failures import NoEndpoint, as_drpilot_error
-from drpilot.clouds.login import ACTIONS, Login, log_in
+from drpilot.clouds.login import log_in
 from drpilot.clouds.session import Clients, profile_region
-from drpilot.clouds.session import SiteSettings as CloudSettings
 from drpilot.clouds.site import BotoSite, Ways
 from drpilot.clouds.witness import S3Witness
 from drpilot.domain.ports import BlockPlane, CloudError, Site, Transfers, Witness
+from drpilot.doors import cloud_settings, home_of, told
 from drpilot.engine.context import World
 from drpilot.inventory import configuration, euca2ools
 from drpilot.inventory.configuration import Configuration, SiteSettings
@@ -51,16 +51,6 @@ __all__ = [
 _REFUSALS = (*SPOKEN, "no-credentials")
 
 
-def told(error: CloudError) -> DrpilotError:
-    """A cloud's error as the catalogue has it, where no installation is open."""
-    return as_drpilot_error(error)
-
-
-def home_of(*, lab: bool) -> Path:
-    """The folder of drpilot.yaml: the lab's own, or the installation's."""
-    return configuration.lab_home() if lab else configuration.home()
-
-
 def region_of(name: str, profile: str) -> str:
     """The region that the profile of site `name` gives.
 
@@ -71,59 +61,6 @@ def region_of(name: str, profile: str) -> str:
         what = f"profile {profile} names no region"
         raise DrpilotError("usage", what=what, hint="--region REGION, or `region` in the profile")
     return region
-
-
-def cloud_settings(site: SiteSettings, environment: Mapping[str, str] | None = None) -> CloudSettings:
-    """The configuration's words for a site as the clouds room takes them.
-
-    The ini files of euca2ools are read here, each time a site is opened. Where they lead nowhere, the error comes
-    with the first call, as any other missing credential does: a site that is lost must not stop the other one.
-    """
-    given = CloudSettings(
-        name=site.name,
-        cloud=site.cloud,
-        region=site.region or configuration.EUCALYPTUS_REGION,
-        account=site.account or None,
-        profile=site.profile,
-        endpoints=dict(site.endpoints),
-        credentials=_reference(site.credentials),
-        ca_bundle=site.ca_bundle,
-        verify=site.verify is not False,
-        login=_login(site),
-    )
-    if site.euca2ools is None:
-        return given
-    try:
-        found = euca2ools.resolve(site.euca2ools, environment)
-    except DrpilotError as error:
-        refused = error
-
-        def refuse() -> Keys:
-            raise refused
-
-        return replace(given, keys=refuse)
-    verify = found.verify or site.ca_bundle is not None if site.verify is None else site.verify
-    return replace(
-        given,
-        region=site.region or found.region_name,
-        endpoints={**found.endpoints, **site.endpoints},
-        keys=lambda: Keys(found.key_id, Secret(found.secret)),
-        verify=verify or found.is_aws,
-        signatures={"s3": "s3v4"} if found.s3_sigv4 else {},
-    )
-
-
-def _reference(given: configuration.Credentials | None) -> CredentialsReference | None:
-    return CredentialsReference(given.kind, given.value) if given is not None else None
-
-
-def _login(site: SiteSettings) -> Login | None:
-    if site.login is None:
-        return None
-    action = ACTIONS.get(site.cloud, "GetAccessToken")
-    return Login(
-        site.login.account, site.login.user, Path(site.login.file), _reference(site.login.password), action
-    )
 
 
 def login_by_password(site: SiteSettings, password: str | None) -> str:

@@ -167,6 +167,9 @@ _ROWS: tuple[Row, ...] = (
     Row("DRP-6712", "mover-job", 6, "{file} is no {kind} of a mover: {what}", "A mover's job names devices and holds a URL for each object it may write; one that was cut off, changed, is of another version or expired is not guessed at.", "let the controller write a new one: drpilot run retry"),
     Row("DRP-6713", "mover-device", 9, "the device {device} of the job is not found on this machine: {what}", "A guest may call a volume by another name than the cloud. It is found by its name or by its size, and never guessed: the bytes of another volume would be taken for its snapshot.", "name it: drpilot mover JOB --device {device}=PATH; lsblk -b lists what there is"),
     Row("DRP-6714", "mover-unfinished", 4, "{failed} of {count} volumes were not staged: {what}", "What was written stays; a volume counts as staged when its map is written, last.", "the same command goes on where this one stopped"),
+    # 68xx buckets
+    Row("DRP-6801", "sync-record", 1, "the record of a sync can't be used: {path}: {what}", "It holds which objects are equal under which ETags, so that a sync needs no look at each of them.", "check the disk; the record may be deleted: what ETags don't prove equal is copied once more"),
+    Row("DRP-6802", "source-empty", 5, "{source} holds nothing, so nothing of {target} was deleted", "An empty source is far more often a misspelt prefix, or a bucket that was lost, than a bucket that was emptied on purpose.", "check the source; what shall really go can be deleted on the target"),
     # 70xx lab
     Row("DRP-7001", "lab-down", 8, "the lab is not running", "--lab commands talk to simulated clouds on this machine.", "drpilot lab up"),
     Row("DRP-7002", "lab-fault", 2, "{what}", "A fault is written KIND[:service.action][@n].", "kinds: {kinds}"),

@@ -19,6 +19,7 @@ from drpilot.cli import (
     act,
     attend,
     blocks,
+    buckets,
     bundlebuckets,
     bundles,
     bursting,
@@ -260,6 +261,8 @@ _branch(
     },
 )
 _add(app, "mover", mover.mover, DATA)
+
+_branch("bucket", "Buckets between sites: sync", DATA, {"sync": buckets.bucket_sync})
 
 _add(app, "drill", act.drill, PRACTISE)
 _add(app, "demo", practise.demo, PRACTISE)

@@ -230,11 +230,12 @@ class DataPlane:
         """`error` in the words of the port; an account that is throttled finds its bucket empty."""
         operation = f"{self.doorway.service}:{ask.operation}"
         found = failure(error, site=self.doorway.site, operation=operation, changing=ask.changing)
-        # RequestThrottledException is the limit of one snapshot, not of the account (EBS direct APIs, quotas).
+        # RequestThrottledException is the limit of one snapshot, not of the account (EBS direct APIs, quotas), SlowDown
+        # that of a prefix of a bucket (Amazon S3 user guide, performance).
         if (
             self._limits is not None
             and found.kind is FailureClass.THROTTLED
-            and found.code not in ("Overloaded", "RequestThrottledException")
+            and found.code not in ("Overloaded", "RequestThrottledException", "SlowDown")
         ):
             self._limits.throttled(self.doorway.service, ask.operation, {}, changing=ask.changing)
         return found

@@ -86,7 +86,9 @@ class Signer:
             signed_path = quote(path, safe="/~")
         request = f"{method}\n{signed_path}\n{query}\n{lines}\n{signed_names}\n{payload}"
         scope = f"{day}/{self._region}/{self._service}/aws4_request"
-        text = f"AWS4-HMAC-SHA256\n{moment}\n{scope}\n{hashlib.sha256(request.encode()).hexdigest()}"
+        # As it goes over the wire: path and query are ASCII, a header's bytes are what they were when they came.
+        hashed = hashlib.sha256(request.encode("latin-1")).hexdigest()
+        text = f"AWS4-HMAC-SHA256\n{moment}\n{scope}\n{hashed}"
         signature = hmac.digest(self._key(frozen.secret_key, day), text.encode(), "sha256").hex()
         whole["authorization"] = (
             f"AWS4-HMAC-SHA256 Credential={frozen.access_key}/{scope}, "

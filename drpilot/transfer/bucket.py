@@ -15,12 +15,12 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 from drpilot.base.errors import DrpilotError
 from drpilot.domain.ports import CloudError, FailureClass, Site
 from drpilot.formats.manifest import Manifest, read
 from drpilot.transfer.codec import Uplink
+from drpilot.transfer.newbucket import prepare
 from drpilot.transfer.places import PartSink, PartSource
 from drpilot.transfer.retargeting import checked_part, copy_parts
 
@@ -191,26 +191,6 @@ class NewBucketBundle:
                 with contextlib.suppress(CloudError):
                     key = self._address.below(name)
                     self._site.call("s3", "DeleteObject", {"Bucket": self._address.bucket, "Key": key})
-
-
-def prepare(site: Site, bucket: str, *, create: bool) -> bool:
-    """See that `bucket` is there, making it where that was asked for; whether it was made. Raises `bucket-missing`."""
-    try:
-        with _told(site, bucket, ""):
-            site.call("s3", "HeadBucket", {"Bucket": bucket})
-        return False
-    except DrpilotError as error:
-        if not create or error.word not in ("bucket-missing", "object-missing"):
-            raise DrpilotError("bucket-missing", site=site.name, bucket=bucket) from None
-    params: dict[str, Any] = {"Bucket": bucket}
-    if (
-        "s3:object-ownership" in site.capabilities
-    ):  # AWS: a new bucket takes no ACLs unless told so, and wants a place
-        params["ObjectOwnership"] = "ObjectWriter"
-        if site.region != "us-east-1":
-            params["CreateBucketConfiguration"] = {"LocationConstraint": site.region}
-    site.call("s3", "CreateBucket", params)
-    return True
 
 
 def read_manifest(site: Site, address: Address) -> tuple[Manifest, bytes]:

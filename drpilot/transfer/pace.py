@@ -24,6 +24,8 @@ T = TypeVar("T")
 
 START, MOST = 16, 128
 _AGAIN = frozenset({FailureClass.THROTTLED, FailureClass.TRANSIENT, FailureClass.TIMEOUT})
+# Limits of one snapshot (EBS direct) or of one prefix of a bucket (S3); every other throttle is the account's.
+_OF_ONE = frozenset({"RequestThrottledException", "SlowDown"})
 _WAIT_S = 300.0  # for a place; the calls that hold places have timeouts of their own
 _MISMATCHES = 3  # a block read wrong this often is wrong in the cloud
 PATIENCE = Patience(attempts=9, first_s=0.2, max_s=8.0, budget_s=120.0)
@@ -35,7 +37,7 @@ class Counts:
 
     requests: int = 0
     throttled_account: int = 0
-    throttled_snapshot: int = 0
+    throttled_snapshot: int = 0  # or bucket
     failed: int = 0  # other errors that were tried again
     mismatched: int = 0  # blocks that came with a wrong checksum
     most_at_once: int = 0
@@ -142,7 +144,7 @@ class Pace:
     def _count(self, error: CloudError) -> None:
         if error.code == "ChecksumMismatch":
             self.counts.mismatched += 1
-        elif error.code == "RequestThrottledException":
+        elif error.code in _OF_ONE:
             self.counts.throttled_snapshot += 1
         elif error.kind is FailureClass.THROTTLED:
             self.counts.throttled_account += 1
