@@ -25,7 +25,7 @@ from drpilot.domain.objects import ObjectPlane
 from drpilot.domain.ports import CloudError
 from drpilot.inventory import configuration, euca2ools
 from drpilot.inventory.configuration import SiteSettings
-from drpilot.services.buckets import BucketDoors
+from drpilot.transfer.bucketsync import BucketDoors
 
 __all__ = ["bucket_doors", "cloud_settings", "home_of", "told"]
 

@@ -21,6 +21,7 @@ from drpilot.clouds.detection import detect
 from drpilot.clouds.dialects import DIALECTS
 from drpilot.clouds.failures import NoEndpoint, as_drpilot_error
 from drpilot.clouds.login import log_in
+from drpilot.clouds.objects import object_plane
 from drpilot.clouds.session import Clients, profile_region
 from drpilot.clouds.site import BotoSite, Ways
 from drpilot.clouds.witness import S3Witness
@@ -255,7 +256,11 @@ def open_house(
             sites.witness,
             settle_s=1.0 if lab else _settle_s(settings),
             transfers=Transfers(
-                lambda name: block_plane(sites.site(name), "fast"), folder / "transfers", Chance()
+                lambda name: block_plane(sites.site(name), "fast"),
+                folder / "transfers",
+                Chance(),
+                lambda name: object_plane(sites.site(name), "fast"),
+                lambda name: sites.site(name).endpoint("s3"),
             ),
         ),
         probe=sites.probe,

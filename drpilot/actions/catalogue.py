@@ -11,6 +11,7 @@ from typing import Any
 from drpilot.actions import (
     addresses,
     booting,
+    buckets,
     burst,
     burst_end,
     burst_health,
@@ -70,6 +71,8 @@ CATALOGUE: dict[str, Action[Any, Any]] = _catalogue(
         burst_traffic.Forgotten(),
         burst_traffic.Share(),
         burst_traffic.Unshare(),
+        buckets.Stand(),
+        buckets.Sync(),
         checks.Lag(),
         checks.Source(),
         checks.Target(),

@@ -14,7 +14,7 @@ from drpilot.cli.session import Session
 
 if TYPE_CHECKING:
     from drpilot.base.clock import Clock
-    from drpilot.services.buckets import BucketSync, Synced
+    from drpilot.transfer.bucketsync import BucketSync, Synced
     from drpilot.transfer.pace import Counts
     from drpilot.transfer.sync import SyncTally
 
@@ -54,7 +54,7 @@ def bucket_sync(
     """Bring DST to the state of SRC: what is new or changed is copied; repeated, only what is missing."""
     from drpilot import doors as installation
     from drpilot.domain.ports import CloudError
-    from drpilot.services.buckets import BucketSync, sync_buckets
+    from drpilot.transfer.bucketsync import BucketSync, sync_buckets
 
     session.quiet()
     doors = installation.bucket_doors(lab=session.common.lab, engine=engine.value, note=session.say)

@@ -125,6 +125,13 @@ def _tables(page: GroupPage, now: datetime) -> Iterator[Table]:
         tuple((s.tier, s.site, s.state, s.facts.get("unhealthy") or None) for s in page.standbys),
     )
     yield Table(
+        ("BUCKET", "ACTIVE", "STANDBY", "IN STEP SINCE", "AGE", "OBJECTS"),
+        tuple(
+            (b.key, b.active, b.standby, _at(b.synced_at, now), span(b.age_s), b.objects)
+            for b in page.buckets
+        ),
+    )
+    yield Table(
         ("CONDITION", "VALUE", "REASON", "SINCE"),
         tuple((c.name, _truth(c.value), c.reason, _at(c.since, now)) for c in page.conditions),
     )

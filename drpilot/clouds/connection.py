@@ -24,7 +24,9 @@ from drpilot.clouds.failures import TruncatedReply
 __all__ = ["Answer", "Connection", "Place", "Timeouts"]
 
 _HEAD_BYTES = 65_536
-_FIRST_READ_BYTES = 20_480  # a TLS record, or a small object with its head; what of the body comes with the head is copied once
+_FIRST_READ_BYTES = (
+    20_480  # a TLS record, or a small object; what of the body comes with the head is copied once
+)
 _MOST_BODY_BYTES = 64 << 20
 _IDLE_S = 1.0  # after this long a kept connection is looked at before it is trusted
 _JOIN_BYTES = 16_384  # a small body goes out together with its head

@@ -12,6 +12,7 @@ from typing import Any
 
 __all__ = [
     "Approvals",
+    "Bucket",
     "BurstAlarm",
     "BurstPolicy",
     "BurstSchedule",
@@ -314,6 +315,18 @@ class BurstPolicy:
 
 
 @dataclass(frozen=True, slots=True)
+class Bucket:
+    """A bucket that is a member: on each site `BUCKET` or `BUCKET/PREFIX`, under one `key`. `delete`: what the active
+    side has no more is deleted on the other side too.
+    """
+
+    key: str
+    primary: str
+    secondary: str
+    delete: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Group:
     """A group as its file says, with the members found on the active side once discovered."""
 
@@ -333,6 +346,7 @@ class Group:
     tag: str | None = None
     staging: Staging = Staging()
     burst: BurstPolicy | None = None
+    buckets: tuple[Bucket, ...] = ()
 
     def other(self, site: str) -> str:
         """The other of the two sites."""
@@ -341,6 +355,17 @@ class Group:
     def mapping(self, source: str) -> Map:
         """The map as read from `source` to the other site."""
         return self.map if source == self.primary else self.map.reversed()
+
+    def bucket(self, key: str) -> Bucket:
+        """The bucket called `key`; KeyError where there is none."""
+        for bucket in self.buckets:
+            if bucket.key == key:
+                return bucket
+        raise KeyError(key)
+
+    def bucket_on(self, bucket: Bucket, site: str) -> str:
+        """What a bucket is called on one of the two sites."""
+        return bucket.primary if site == self.primary else bucket.secondary
 
     def tier(self, name: str) -> Tier:
         """The tier called `name`; KeyError where there is none."""

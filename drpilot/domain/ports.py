@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict
 from drpilot.base.clock import Chance, Clock
 from drpilot.domain.fence import Claim
 from drpilot.domain.group import Group
+from drpilot.domain.objects import ObjectPlane
 from drpilot.domain.plain import Json
 from drpilot.domain.plan import Call, Proposal, Slot
 from drpilot.domain.point import RecoveryPoint
@@ -160,12 +161,15 @@ class BlockPlane(Protocol):
 @dataclass(frozen=True, slots=True)
 class Transfers:
     """What an action that carries bytes itself needs beside the sites: the blocks of a site by its name, the folder
-    of what a transfer must remember to go on after it was killed, and chance for its pauses.
+    of what a transfer must remember to go on after it was killed, chance for its pauses, the objects of a site, and
+    the URL where its S3 answers.
     """
 
     plane: Callable[[str], BlockPlane]
     folder: Path
     chance: Chance
+    objects: Callable[[str], ObjectPlane]
+    s3_url: Callable[[str], str]
 
 
 class Stale(Exception):

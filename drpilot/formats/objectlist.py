@@ -8,85 +8,44 @@ key where no NextMarker is given), ListObjectsV2.
 from __future__ import annotations
 
 from urllib.parse import unquote_plus
-from xml.parsers import expat
+from xml.etree import ElementTree as ET
 
 from drpilot.domain.objects import Entry, Page
 
 __all__ = ["MalformedListing", "read_page"]
-
-_FIELDS = frozenset({"Key", "Size", "ETag"})
-_TOP = frozenset({"IsTruncated", "EncodingType", "NextContinuationToken", "NextMarker"})
 
 
 class MalformedListing(ValueError):
     """A listing nobody can read."""
 
 
-class _Reader:
-    """Takes one page in; namespaces are written differently by each store, so only the local names count."""
-
-    def __init__(self) -> None:
-        self.rows: list[tuple[str, str, str]] = []
-        self.top: dict[str, str] = {}
-        self.root = ""
-        self._depth = 0
-        self._row: dict[str, str] | None = None
-        self._text: list[str] | None = None
-        self.parser = expat.ParserCreate("utf-8")
-        self.parser.buffer_text = True
-        self.parser.StartElementHandler = self._begin
-        self.parser.EndElementHandler = self._end
-        self.parser.CharacterDataHandler = self._characters
-        self.parser.StartDoctypeDeclHandler = self._doctype
-
-    def _begin(self, tag: str, attributes: dict[str, str]) -> None:
-        self._depth += 1
-        if self._depth == 1:
-            self.root = tag.rpartition(":")[2]
-        elif self._depth == 2 and tag == "Contents":
-            self._row = {}
-        elif (self._depth == 3 and self._row is not None and tag in _FIELDS) or (
-            self._depth == 2 and tag in _TOP
-        ):
-            self._text = []
-
-    def _characters(self, text: str) -> None:
-        if self._text is not None:
-            self._text.append(text)
-
-    def _end(self, tag: str) -> None:
-        self._depth -= 1
-        if self._text is not None:
-            text, self._text = "".join(self._text), None
-            (self.top if self._row is None else self._row)[tag] = text
-        elif self._depth == 1 and self._row is not None:
-            row, self._row = self._row, None
-            self.rows.append((row.get("Key", ""), row.get("Size", ""), row.get("ETag", "")))
-
-    def _doctype(self, *_: object) -> None:
-        raise MalformedListing("it has a document type")
-
-
 def read_page(body: bytes) -> Page:
     """The objects of a page and how to ask for the next one; raises MalformedListing."""
-    reader = _Reader()
+    if b"<!DOCTYPE" in body:
+        raise MalformedListing("it has a document type")
     try:
-        reader.parser.Parse(body, True)
-    except expat.ExpatError as error:
+        root = ET.fromstring(body)  # noqa: S314 - without a document type there are no entities to expand
+    except ET.ParseError as error:
         raise MalformedListing(str(error)) from error
-    if reader.root != "ListBucketResult":
-        raise MalformedListing(f"it is a {reader.root[:60]!r}")
-    encoded = reader.top.get("EncodingType") == "url"
+    space, _, name = root.tag.rpartition("}")  # stores write different namespaces, or none
+    if name != "ListBucketResult":
+        raise MalformedListing(f"it is a {name[:60]!r}")
+    space += "}" if space else ""
+    encoded = root.findtext(f"{space}EncodingType") == "url"
+    key_tag, size_tag, etag_tag = f"{space}Key", f"{space}Size", f"{space}ETag"
     entries = []
-    for key, size, etag in reader.rows:
+    for row in root.iter(f"{space}Contents"):
+        key, size = row.findtext(key_tag) or "", row.findtext(size_tag) or ""
         if not key or not size.isdigit():
             raise MalformedListing(f"an object with the key {key[:60]!r} and the size {size[:60]!r}")
-        entries.append(Entry(unquote_plus(key) if encoded else key, int(size), etag.strip('"')))
-    if reader.top.get("IsTruncated", "").lower() != "true":
+        if encoded and ("%" in key or "+" in key):
+            key = unquote_plus(key)
+        entries.append(Entry(key, int(size), (row.findtext(etag_tag) or "").strip('"')))
+    if (root.findtext(f"{space}IsTruncated") or "").lower() != "true":
         return Page(tuple(entries))
-    following = reader.top.get("NextContinuationToken", "")
+    following = root.findtext(f"{space}NextContinuationToken") or ""
     if not following:
-        marker = reader.top.get("NextMarker", "")
+        marker = root.findtext(f"{space}NextMarker") or ""
         following = (unquote_plus(marker) if encoded else marker) or (entries[-1].key if entries else "")
     if not following:
         raise MalformedListing("it goes on, and does not say where")

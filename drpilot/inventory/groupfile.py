@@ -14,6 +14,7 @@ from pydantic import AfterValidator, Field, StringConstraints
 from drpilot.base.document import (
     DocumentModel,
     Duration,
+    Flag,
     Integer,
     Loaded,
     Version,
@@ -25,6 +26,7 @@ from drpilot.base.errors import Finding
 from drpilot.base.units import format_duration
 from drpilot.domain.group import (
     Approvals,
+    Bucket,
     Check,
     DrillPolicy,
     Group,
@@ -73,6 +75,13 @@ def _bucket(text: str) -> str:
             f"{text[:70]!r} is no name of a bucket; write 3 to 63 small letters, digits, dots, hyphens"
         )
     return text
+
+
+def _bucket_place(text: str) -> str:
+    name, slash, prefix = text.partition("/")
+    if slash and (not prefix.strip("/") or prefix.startswith("/")):
+        raise ValueError(f"{text[:70]!r} names no folder; write BUCKET or BUCKET/PREFIX")
+    return f"{_bucket(name)}{slash}{prefix.rstrip('/')}"
 
 
 def valid_name(text: str) -> str:
@@ -224,6 +233,14 @@ class StagingModel(DocumentModel):
     mover: MoverModel = MoverModel()
 
 
+class BucketModel(DocumentModel):
+    """A bucket that is kept in step, or a folder of one, as each site names it."""
+
+    primary: Annotated[str, AfterValidator(_bucket_place)]
+    secondary: Annotated[str, AfterValidator(_bucket_place)]
+    delete: Flag = False
+
+
 class GroupModel(DocumentModel):
     """The whole group file."""
 
@@ -243,6 +260,7 @@ class GroupModel(DocumentModel):
     tag: Tag | None = None
     staging: StagingModel = StagingModel()
     burst: BurstModel | None = None
+    buckets: Annotated[dict[TierName, BucketModel], Field(default_factory=dict, max_length=100)]
 
 
 # -- reading ---------------------------------------------------------------------------------------
@@ -286,6 +304,7 @@ def read(text: str, file: str, sites: Collection[str]) -> GroupDocument:
         *_timing(loaded, loaded.value),
         *_tiers(loaded, loaded.value),
         *_burst(loaded, loaded.value, sites),
+        *_buckets(loaded, loaded.value),
     )
     failed = any(finding.severity == "error" for finding in findings)
     return GroupDocument(None if failed else _group(loaded.value, file), findings, loaded)
@@ -315,6 +334,17 @@ def _pairs(loaded: Loaded[GroupModel], model: GroupModel) -> Iterator[Finding]:
                 what = f"map.{kind}: {first[right]} and {left} both become {right}"
                 yield loaded.finding("mapping-not-one-to-one", ("map", kind, left), what)
             first.setdefault(right, left)
+
+
+def _buckets(loaded: Loaded[GroupModel], model: GroupModel) -> Iterator[Finding]:
+    """No place of a bucket may lie in another one of the same site: each sync would undo the other."""
+    for side in ("primary", "secondary"):
+        places = [(name, f"{getattr(bucket, side)}/") for name, bucket in model.buckets.items()]
+        for index, (name, place) in enumerate(places):
+            for other, held in places[:index]:
+                if place.startswith(held) or held.startswith(place):
+                    what = f"{place.rstrip('/')} lies in {held.rstrip('/')} of bucket {other}, or around it"
+                    yield loaded.finding("wrong-value", ("buckets", name, side), what)
 
 
 def _timing(loaded: Loaded[GroupModel], model: GroupModel) -> Iterator[Finding]:
@@ -419,6 +449,9 @@ def _group(model: GroupModel, file: str) -> Group:
         tag=model.tag,
         staging=_staging(model.staging),
         burst=burst_policy(model.burst, file) if model.burst else None,
+        buckets=tuple(
+            Bucket(name, one.primary, one.secondary, one.delete) for name, one in model.buckets.items()
+        ),
     )
 
 

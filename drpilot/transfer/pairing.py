@@ -64,22 +64,23 @@ def paired(source: Iterable[Entry], target: Iterable[Entry], known: Iterable[Kno
     """Every name that any of the three has, once, in order. Raises Disordered."""
     ours, theirs, recorded = _ordered(source), _ordered(target), _ordered(known)
     here, there, before = next(ours, None), next(theirs, None), next(recorded, None)
-    while True:
-        keys = [one.key for one in (here, there, before) if one is not None]
-        if not keys:
-            return
-        key = min(keys)
+    while here is not None or there is not None or before is not None:
+        if here is not None and there is not None and here.key == there.key:
+            key = here.key  # nearly always
+        else:
+            key = min(one.key for one in (here, there, before) if one is not None)
+        if before is not None and before.key < key:
+            key = before.key
+        ours_has, theirs_has = here is not None and here.key == key, there is not None and there.key == key
+        known_has = before is not None and before.key == key
         yield Pair(
-            key,
-            here if here is not None and here.key == key else None,
-            there if there is not None and there.key == key else None,
-            before if before is not None and before.key == key else None,
+            key, here if ours_has else None, there if theirs_has else None, before if known_has else None
         )
-        if here is not None and here.key == key:
+        if ours_has:
             here = next(ours, None)
-        if there is not None and there.key == key:
+        if theirs_has:
             there = next(theirs, None)
-        if before is not None and before.key == key:
+        if known_has:
             before = next(recorded, None)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import os
 import sqlite3
 import threading
@@ -21,9 +22,10 @@ from typing import Any
 from drpilot.base.errors import DrpilotError
 from drpilot.base.ids import digest
 from drpilot.domain.objects import Entry
+from drpilot.domain.plain import Json
 from drpilot.transfer.pairing import Known
 
-__all__ = ["SyncRecord", "Underway"]
+__all__ = ["SyncRecord", "Underway", "last_receipt", "record_path"]
 
 _PAGE_ROWS = 2000
 _TABLES = """
@@ -37,6 +39,7 @@ CREATE TABLE IF NOT EXISTS upload (
   target TEXT NOT NULL, key TEXT NOT NULL, upload TEXT NOT NULL, etag TEXT NOT NULL, size_bytes INTEGER NOT NULL,
   part_bytes INTEGER NOT NULL, wanted TEXT NOT NULL, PRIMARY KEY (target, key)
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS receipt (body TEXT NOT NULL);
 CREATE TEMP TABLE surplus (key TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TEMP TABLE spool (
   side TEXT NOT NULL, key TEXT NOT NULL, size_bytes INTEGER NOT NULL, etag TEXT NOT NULL, PRIMARY KEY (side, key)
@@ -68,16 +71,35 @@ class Underway:
     wanted: str = ""
 
 
+def record_path(folder: Path, source: str, target: str) -> Path:
+    """Where the record of a pair lies, whichever of the two is the source."""
+    return folder / f"bucket-{digest(sorted((source, target)))[:32]}.db"
+
+
+def last_receipt(folder: Path, source: str, target: str) -> Json | None:
+    """What `SyncRecord.sign` kept of the last whole sync of a pair, also while another one is at it; None where there
+    is none, or none that can be read.
+    """
+    path = record_path(folder, source, target)
+    if not path.exists():
+        return None
+    try:
+        with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=10.0)) as database:
+            row = database.execute("SELECT body FROM receipt").fetchone()
+    except sqlite3.Error:
+        return None
+    return dict(json.loads(row[0])) if row is not None else None
+
+
 class SyncRecord:
     """The record of one pair, held by one process: raises DrpilotError `copy-busy` where another holds it and
     `sync-record` where it can't be read. Safe to share between threads.
     """
 
     def __init__(self, folder: Path, source: str, target: str) -> None:
-        first, second = sorted((source, target))
-        self._swapped = source != first
+        self._swapped = source > target
         self._target = target
-        self.path = folder / f"bucket-{digest([first, second])[:32]}.db"
+        self.path = record_path(folder, source, target)
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._held = os.open(self.path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -201,6 +223,14 @@ class SyncRecord:
         """The upload of `key` is complete or aborted."""
         with self._told() as database:
             database.execute("DELETE FROM upload WHERE target = ? AND key = ?", (self._target, key))
+
+    # -- what was done ------------------------------------------------------------------------------------
+
+    def sign(self, receipt: Json) -> None:
+        """Keep what the last whole sync was, instead of the one before."""
+        with self._told() as database:
+            database.execute("DELETE FROM receipt")
+            database.execute("INSERT INTO receipt VALUES (?)", (json.dumps(receipt),))
 
     def close(self) -> None:
         """Let go of it."""

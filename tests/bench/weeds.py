@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
+import socket
 import subprocess
 import sys
 import urllib.error
@@ -13,7 +15,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from drpilot.base.clock import RealClock
-from tests.grounds import free_port
 
 __all__ = ["KEY", "SECRET", "program", "weed"]
 
@@ -27,15 +28,20 @@ def program() -> str | None:
     return str(beside) if beside.exists() else shutil.which("weed")
 
 
+def _port() -> int:
+    """A free port below those the kernel lends: seconds pass until the server binds it."""
+    for _ in range(200):
+        port = random.randrange(12_000, 32_000)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no free port")
+
+
 def _ports() -> list[str]:
     """Every port it opens, chosen: its own defaults would meet another server's."""
-    names = ["master", "volume", "filer", "s3"]
-    options = [f"-{name}.port={free_port()}" for name in names]
-    return (
-        options
-        + [f"-{name}.port.grpc={free_port()}" for name in names]
-        + ["-s3.port.iceberg=0", "-s3.port.lance=0"]
-    )
+    names = [f"{name}.port{kind}" for name in ("master", "volume", "filer", "s3") for kind in ("", ".grpc")]
+    return [f"-{name}={_port()}" for name in names] + ["-s3.port.iceberg=0", "-s3.port.lance=0"]
 
 
 @contextmanager

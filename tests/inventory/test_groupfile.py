@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from drpilot.base.errors import DrpilotError, Finding
 from drpilot.domain.group import (
     Approvals,
+    Bucket,
     Check,
     DrillPolicy,
     Group,
@@ -312,3 +313,42 @@ def test_a_draft_of_mixed_labels() -> None:
     assert "{tag: tier=db}" in text
     alike = Survey("milan", {"a b": Surveyed((DB,)), "a-b": Surveyed((), (APP,))})
     assert re.findall(r"^  ([a-z0-9-]+):$", draft("x", alike, SECONDARY), re.MULTILINE) == ["a-b", "a-b-2"]
+
+
+BUCKETS = """\
+buckets:
+  assets: {primary: shop-assets, secondary: shop-assets-dr/all/, delete: true}
+  uploads: {primary: shop-uploads/in, secondary: shop-uploads}
+"""
+
+
+def test_buckets_are_members_with_a_place_on_each_site() -> None:
+    """A bucket or a folder of one, by the name each site has for it; what lies beside another one is no overlap."""
+    group = require_group(SHOP + BUCKETS, "shop.yaml", SITES)
+    assert group.buckets == (
+        Bucket("assets", "shop-assets", "shop-assets-dr/all", delete=True),
+        Bucket("uploads", "shop-uploads/in", "shop-uploads"),
+    )
+    assert group.bucket_on(group.bucket("assets"), "ireland") == "shop-assets-dr/all"
+    assert require_group(SHOP, "shop.yaml", SITES).buckets == ()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "wanted"),
+    [
+        ("primary: shop-assets,", "primary: Shop,", "30:21: buckets.assets.primary: 'Shop' is no name of a bucket; write 3 to 63 small letters, digits, dots, hyphens"),
+        ("primary: shop-assets,", "primary: shop-assets/,", "30:21: buckets.assets.primary: 'shop-assets/' names no folder; write BUCKET or BUCKET/PREFIX"),
+        ("delete: true", "delete: 1", "30:74: buckets.assets.delete: '1' is not true or false"),
+        ("shop-uploads/in, secondary: shop-uploads", "shop-assets/in, secondary: shop-uploads", "31:13: shop-assets/in lies in shop-assets of bucket assets, or around it"),
+        ("secondary: shop-uploads", "secondary: shop-assets-dr", "31:39: shop-assets-dr lies in shop-assets-dr/all of bucket assets, or around it"),
+        (", secondary: shop-uploads", "", "31:12: key 'secondary' is missing under 'buckets.uploads'"),
+    ],
+)  # fmt: skip
+def test_mistakes_about_buckets_have_their_place(old: str, new: str, wanted: str) -> None:
+    """A name that is none, a folder in another one: found at line and column, on the side it stands."""
+    text = SHOP + BUCKETS
+    assert old in text
+    document = read(text.replace(old, new), "shop.yaml", SITES)
+    assert document.group is None
+    found = [f"{one.where.removeprefix('shop.yaml:')}: {one.message}" for one in document.findings]
+    assert found == [wanted]

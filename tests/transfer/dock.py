@@ -15,7 +15,7 @@ from drpilot.clouds.session import Clients, CredentialsReference, SiteSettings
 from drpilot.clouds.site import BotoSite
 from drpilot.domain.objects import Got, ObjectChannel, ObjectName, ObjectPlane, Page, Part, Stored
 from drpilot.lab.process import World
-from drpilot.services.buckets import BucketDoors, BucketSync, Synced, sync_buckets
+from drpilot.transfer.bucketsync import BucketDoors, BucketSync, Synced, sync_buckets
 from tests.grounds import patient
 
 MIB = 1 << 20

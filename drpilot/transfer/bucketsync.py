@@ -15,9 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from drpilot.base.clock import Chance, Clock
+from drpilot.base.clock import Chance, Clock, rfc3339
 from drpilot.base.errors import DrpilotError
 from drpilot.domain.objects import ObjectPlane
+from drpilot.domain.plain import Json
 from drpilot.domain.ports import CloudError, Site
 from drpilot.transfer.newbucket import prepare
 from drpilot.transfer.objectlisting import Place
@@ -55,6 +56,7 @@ class BucketSync:
     dry_run: bool = False
     create: bool = False
     workers: int = WORKERS
+    by: str = ""  # a run's step: kept in the receipt of a sync in which nothing failed
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +104,7 @@ def sync_buckets(
             )
             versioned, created = seen.result(), made.result()
         with closing(SyncRecord(doors.folder, source.name, target.name)) as record:
+            began = doors.clock.now()
             tally = sync(
                 SyncOrder(
                     source,
@@ -114,6 +117,8 @@ def sync_buckets(
                     told=told,
                 )
             )
+            if not wanted.dry_run and not tally.failed:
+                record.sign(_receipt(wanted, tally, rfc3339(began)))
     finally:
         for place in (source, target):
             place.plane.close()
@@ -129,6 +134,12 @@ def sync_buckets(
         created,
         (source.plane.engine, target.plane.engine),
     )
+
+
+def _receipt(wanted: BucketSync, tally: SyncTally, began: str) -> Json:
+    """What a whole sync did: all that was written to the source before it began (RFC 3339) is on the target."""
+    counts = ("source_objects", "same", "copied", "copied_bytes", "deleted", "surplus", "changed", "tagged")
+    return {"by": wanted.by, "synced_at": began, **{name: getattr(tally, name) for name in counts}}
 
 
 def _place(doors: BucketDoors, text: str, wanted: BucketSync) -> Place:
