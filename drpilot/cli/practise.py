@@ -53,7 +53,7 @@ def demo(
     keep: Annotated[
         bool, typer.Option("--keep", help="leave the simulated clouds running at the end")
     ] = False,
-    pair: Annotated[str, typer.Option("--pair", metavar="HOME-AWAY", help=_PAIR)] = "aws-aws",
+    pair: Annotated[str, typer.Option("--pair", metavar="HOME-AWAY", help=_PAIR)] = "euca-aws",
     euca_version: Annotated[str, typer.Option("--euca-version", metavar="VERSION", help=_VERSION)] = "4.4",
 ) -> Answer:
     """The whole story on two simulated clouds: protect, drill, fail over, fail back."""
@@ -64,15 +64,20 @@ def demo(
     folder = folder.absolute()
     _ours(folder)
     session.run = "the demo"
-    session.say(
-        f"lab: two clouds on 127.0.0.1, home (runs the shop) and away (empty); everything under {folder}"
-    )
+    session.say(f"lab: two clouds on 127.0.0.1, {_kinds(pair, euca_version)}; everything under {folder}")
     teller = _Teller(session, Progress(session.terminal, RealClock()))
     with _closing(teller):
         reporter = Reporter(begins=teller.begins, ended=teller.ended, sees=teller.sees)
         told = tell(folder, reporter, keep=keep, pair=pair, euca_version=euca_version)
     lines = _totals(told)
     return Answer(told, tuple(lines), "drpilot lab up", 0 if told.get("result", "ok") == "ok" else 1)
+
+
+def _kinds(pair: str, euca_version: str) -> str:
+    """The two clouds in words."""
+    words = {"euca": f"Eucalyptus {euca_version}", "aws": "AWS"}
+    home, _, away = pair.partition("-")
+    return f"home ({words.get(home, home)}, runs the shop) and away ({words.get(away, away)}, empty)"
 
 
 def _ours(folder: Path) -> None:
