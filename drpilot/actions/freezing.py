@@ -17,14 +17,23 @@ from drpilot.actions.command import run_program
 from drpilot.domain.group import Instance, Tier
 from drpilot.domain.ports import Context, StepFailed
 
-__all__ = ["consistency", "frozen", "left_frozen", "said", "thaw_left"]
+__all__ = ["at_rest", "consistency", "frozen", "left_frozen", "said", "thaw_left"]
 
 _PROGRAM_S = 60.0
-_FROZEN, _HELD, _SAID = "frozen", "held", "said"
+_FROZEN, _HELD, _SAID, _REST = "frozen", "held", "said", "at_rest"
+
+
+def at_rest(ctx: Context) -> None:
+    """Note that the machine was shut down when its snapshots were asked for: nothing has to be frozen."""
+    ctx.checkpoint({_REST: True})
 
 
 def consistency(ctx: Context, tier: Tier) -> str:
-    """`application` where the tier's freeze was seen to hold while this step's snapshots were taken, else `crash`."""
+    """`application` where the machine was shut down, or the tier's freeze was seen to hold, while this step's snapshots
+    were taken; else `crash`.
+    """
+    if (ctx.resume or {}).get(_REST) is True:
+        return "application"
     return "application" if tier.freeze and (ctx.resume or {}).get(_HELD) is True else "crash"
 
 

@@ -9,8 +9,7 @@ powers itself off. It has no keys, and nobody logs in to it.
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
-from datetime import timedelta
+from itertools import count
 
 from drpilot.actions.members import instance_of, scaling_of, tier_of
 from drpilot.actions.staging import Cargo, base_on_target, bucket_of, cargo_of, pace_of, shelf_of, stage_site
@@ -43,9 +42,10 @@ from drpilot.domain.ports import (
     Unseen,
     Waiting,
 )
-from drpilot.formats.moverjob import JobBase, JobVolume, MoverJob, MoverStatus, read_status, write_job
+from drpilot.formats.moverjob import MoverStatus, read_status, write_job
+from drpilot.transfer.moverurls import Attached, MoverNames, signed_job, signed_url
 from drpilot.transfer.shelf import BucketShelf
-from drpilot.transfer.stage import MAP_NAME, PART_BYTES, Staged, part_name, read_staged
+from drpilot.transfer.stage import Staged, read_staged
 
 __all__ = ["End", "Run"]
 
@@ -121,10 +121,11 @@ class Run(Action[MoverInput, MoverOutput]):
                 text = f"{given.instance} has {len(missing)} volumes, a mover reads {len(_DEVICES)}"
                 raise StepFailed(FailureClass.INVALID, text)
             shelf = _shelf(ctx, given)
-            shelf.put("job", write_job(_job(ctx, shelf, missing)))
-            ctx.site("source").call(
-                "ec2", "RunInstances", self._params(ctx, given, missing), token=ctx.sub("mover")
-            )
+            volumes = _attached(ctx, missing)
+            names = MoverNames(ctx.group.name, ctx.name, ctx.point_id, "status")
+            shelf.put("job", write_job(signed_job(shelf, names, volumes, (ctx.clock.now(), _VALID_S))))
+            params = self._params(ctx, given, volumes)
+            ctx.site("source").call("ec2", "RunInstances", params, token=ctx.sub("mover"))
         return visible(self.observe, ctx, given)
 
     @staticmethod
@@ -133,10 +134,9 @@ class Run(Action[MoverInput, MoverOutput]):
         return tags | {"Name": f"{IMAGE_NAME}-{ctx.group.name}"}
 
     @staticmethod
-    def _params(ctx: Context, given: MoverInput, cargoes: list[Cargo]) -> Json:
+    def _params(ctx: Context, given: MoverInput, volumes: list[Attached]) -> Json:
         site = ctx.site("source")
-        url = _url(site, "GetObject", _shelf(ctx, given), "job")
-        devices = zip(_DEVICES, cargoes, strict=False)
+        url = signed_url(_shelf(ctx, given), "GetObject", "job", _VALID_S)
         return {
             "ImageId": _image(ctx, site),
             "InstanceType": ctx.group.staging.mover_type,
@@ -145,8 +145,15 @@ class Run(Action[MoverInput, MoverOutput]):
             "InstanceInitiatedShutdownBehavior": "terminate",
             "UserData": base64.b64encode(user_data(url).encode()).decode(),
             "BlockDeviceMappings": [
-                {"DeviceName": device, "Ebs": {"SnapshotId": cargo.snapshot, "DeleteOnTermination": True}}
-                for device, cargo in devices
+                {
+                    "DeviceName": one.device,
+                    "Ebs": {
+                        "SnapshotId": one.snapshot,
+                        "VolumeSize": one.device_bytes // _GIB,
+                        "DeleteOnTermination": True,
+                    },
+                }
+                for one in volumes
             ],
             "TagSpecifications": [specification("instance", Run._tags(ctx, given))],
             **_place(ctx, given, site),
@@ -239,39 +246,18 @@ def _place(ctx: Context, given: MoverInput, site: Site) -> Json:
     return {"SubnetId": subnets[0]} if subnets and "vpc" in site.capabilities else {}
 
 
-def _url(site: Site, operation: str, shelf: BucketShelf, name: str) -> str:
-    return site.presigned(f"s3:{operation}", {"Bucket": shelf.bucket, "Key": shelf.key(name)}, _VALID_S)
-
-
-def _job(ctx: Context, shelf: BucketShelf, cargoes: list[Cargo]) -> MoverJob:
-    site = stage_site(ctx)
-    return MoverJob(
-        group=ctx.group.name,
-        run=ctx.name,
-        point=ctx.point_id,
-        expires_at=ctx.clock.now() + timedelta(seconds=_VALID_S),
-        volumes=tuple(_volumes(ctx, site, cargoes)),
-        status_url=_url(site, "PutObject", shelf, "status"),
-        status_get_url=_url(site, "GetObject", shelf, "status"),
-    )
-
-
-def _volumes(ctx: Context, site: Site, cargoes: list[Cargo]) -> Iterator[JobVolume]:
+def _attached(ctx: Context, cargoes: list[Cargo]) -> list[Attached]:
+    """Each cargo as a device of its own size: inside a guest, only sizes tell devices apart."""
+    found: list[Attached] = []
+    taken: set[int] = set()
     for device, cargo in zip(_DEVICES, cargoes, strict=False):
         shelf = shelf_of(ctx, cargo)
         base = base_on_target(ctx, cargo, shelf)
+        size_gib = next(size for size in count(cargo.size_gib) if size not in taken)
+        taken.add(size_gib)
         before = base.staged.snapshot if base is not None else ""
-        size_bytes = cargo.size_gib * _GIB
-        names = [part_name(cargo.snapshot, index) for index in range(-(-size_bytes // PART_BYTES))]
-        yield JobVolume(
-            device=device,
-            snapshot=cargo.snapshot,
-            size_bytes=size_bytes,
-            part_urls=tuple(_url(site, "PutObject", shelf, name) for name in names),
-            map_url=_url(site, "PutObject", shelf, f"{cargo.snapshot}/{MAP_NAME}"),
-            head_urls=tuple(_url(site, "HeadObject", shelf, name) for name in names),
-            base=JobBase(before, _url(site, "GetObject", shelf, f"{before}/{MAP_NAME}")) if before else None,
-        )
+        found.append(Attached(device, cargo.snapshot, cargo.size_gib * _GIB, size_gib * _GIB, before, shelf))
+    return found
 
 
 class EndOutput(Model):

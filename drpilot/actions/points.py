@@ -155,7 +155,13 @@ class Capture(Action[CaptureInput, CaptureOutput]):
     summary = "snapshot all volumes of one instance at one instant"
     idempotency = Idempotency.OBSERVE
     effect = Effect.CREATE
-    permissions = ("ec2:CreateSnapshots", "ec2:CreateSnapshot", "ec2:CreateTags", "ec2:DescribeSnapshots")
+    permissions = (
+        "ec2:CreateSnapshots",
+        "ec2:CreateSnapshot",
+        "ec2:CreateTags",
+        "ec2:DescribeInstances",
+        "ec2:DescribeSnapshots",
+    )
     at = ("source",)
     Input = CaptureInput
     Output = CaptureOutput
@@ -166,12 +172,22 @@ class Capture(Action[CaptureInput, CaptureOutput]):
         if freezing.left_frozen(ctx):
             freezing.thaw_left(ctx, tier, instance)
         if instance.volumes and not self._found(ctx, instance):
-            with freezing.frozen(ctx, tier, instance):
+            apart = "ec2:CreateSnapshots" not in ctx.site("source").capabilities
+            if (tier.freeze or apart) and self._shut_down(ctx, instance):
+                freezing.at_rest(ctx)
                 self._take(ctx, tier, instance)
+            else:
+                with freezing.frozen(ctx, tier, instance):
+                    self._take(ctx, tier, instance)
         if tier.freeze:
             # What the programs said is known to the next look, not to one of this moment.
             return Waiting({}, after_s=0.0, note="the snapshots were asked for")
         return visible(self.observe, ctx, given)
+
+    @staticmethod
+    def _shut_down(ctx: Context, instance: Instance) -> bool:
+        by_id = [{"Name": "instance-id", "Values": [instance.id]}]
+        return any(item["State"]["Name"] == "stopped" for item in instances(ctx.site("source"), by_id))
 
     @staticmethod
     def _take(ctx: Context, tier: Tier, instance: Instance) -> None:

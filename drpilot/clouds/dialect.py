@@ -91,7 +91,7 @@ class Dialect:
     to count. `marks` says how a create call is marked where it takes no tags, `described` which listings can be
     searched by that mark. `paths` and `names` make the endpoint of a service from the one of the cloud;
     `signatures` and `protocols` are botocore's names of others than its own choice. `identity` says who tells the
-    account: STS, or the owner of a security group.
+    account: STS, or the owner of a security group. `presigned` is the signature of presigned URLs.
     """
 
     name: str
@@ -120,6 +120,7 @@ class Dialect:
     names: Mapping[str, str] = field(default_factory=dict)
     signatures: Mapping[str, str] = field(default_factory=dict)
     protocols: Mapping[str, str] = field(default_factory=dict)
+    presigned: Literal["s3", "s3v4"] = "s3v4"
     identity: Literal["sts", "owner"] = "sts"
 
     def changes(self, service: str, operation: str) -> bool:

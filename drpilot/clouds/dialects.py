@@ -201,6 +201,7 @@ EUCALYPTUS_3_4 = Dialect(
     paths=_PATHS_3,
     signatures={"s3": "s3"},
     protocols=_PROTOCOLS,
+    presigned="s3",  # versions before 2017 end URLs of version 4 after a fixed skew, whatever they say
     identity="owner",
 )
 EUCALYPTUS_4_4 = Dialect(
@@ -223,6 +224,7 @@ EUCALYPTUS_4_4 = Dialect(
     names=_DNS_NAMES,
     signatures={"s3": "s3v4"},
     protocols=_PROTOCOLS,
+    presigned="s3",  # versions before 2017 end URLs of version 4 after a fixed skew, whatever they say
 )
 EUCALYPTUS_5 = Dialect(
     name="eucalyptus-5",
@@ -244,6 +246,7 @@ EUCALYPTUS_5 = Dialect(
     names=_DNS_NAMES,
     signatures={"s3": "s3v4"},
     protocols=_PROTOCOLS,
+    presigned="s3",  # versions before 2017 end URLs of version 4 after a fixed skew, whatever they say
 )
 
 DIALECTS: Mapping[str, Dialect] = {

@@ -209,11 +209,15 @@ def _whole(**event: Any) -> None:
         raise TruncatedReply(actual=len(body), expected=expected)
 
 
-def _signed_alike(signature_version: str, **_: Any) -> str | None:
-    """The signature of a presigned URL where requests have version 4: botocore still presigns with version 2, which
+def _presigned_by(version: str) -> Callable[..., str | None]:
+    """The signature of presigned URLs, whatever botocore would choose: it still presigns with version 2 on AWS, which
     newer regions and encrypted buckets refuse.
     """
-    return "s3v4-query" if signature_version in ("v4-query", "s3v4-query") else None
+
+    def chosen(signature_version: str, **_: Any) -> str | None:
+        return f"{version}-query" if signature_version.endswith("-query") else None
+
+    return chosen
 
 
 def _regional(context: dict[str, Any], **_: Any) -> None:
@@ -319,7 +323,8 @@ class Clients:
         )
         if service == "s3":
             # The stubs know handlers that answer nothing; this event asks for an answer.
-            made.meta.events.register_first("choose-signer.s3", _signed_alike)  # type: ignore[arg-type]
+            signer = _presigned_by(self.dialect.presigned)
+            made.meta.events.register_first("choose-signer.s3", signer)  # type: ignore[arg-type]
             made.meta.events.register("provide-client-params.s3", _regional)
         return made
 

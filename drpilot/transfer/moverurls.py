@@ -17,7 +17,8 @@ __all__ = ["Attached", "MoverNames", "signed_job", "signed_url"]
 @dataclass(frozen=True, slots=True)
 class Attached:
     """A snapshot that is, or will be, a volume of the mover: as which device, how much of it is staged, how large the
-    device is where larger, and the earlier snapshot on the stage whose parts may be kept (empty: none).
+    device is where larger, the earlier snapshot on the stage whose parts may be kept (empty: none), and the shelf it
+    is staged on, where that is not the job's own.
     """
 
     device: str
@@ -25,6 +26,7 @@ class Attached:
     size_bytes: int
     device_bytes: int = 0
     base: str = ""
+    shelf: BucketShelf | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +52,13 @@ def signed_job(
     validity: tuple[datetime, int],
     certificate: str = "",
 ) -> MoverJob:
-    """The job of a mover that stages these volumes. `validity` is now, and for how many seconds the URLs are good;
-    about 0.4 ms for each part of 10 MiB. Raises CloudError.
+    """The job of a mover that stages these volumes and writes its status to `shelf`. `validity` is now, and for how
+    many seconds the URLs are good; about 0.4 ms for each part of 10 MiB. Raises CloudError.
     """
     now, expires_s = validity
 
-    def url(operation: str, name: str) -> str:
-        return signed_url(shelf, operation, name, expires_s)
+    def url(where: BucketShelf, operation: str, name: str) -> str:
+        return signed_url(where, operation, name, expires_s)
 
     return MoverJob(
         group=names.group,
@@ -68,16 +70,18 @@ def signed_job(
                 device=one.device,
                 snapshot=one.snapshot,
                 size_bytes=one.size_bytes,
-                part_urls=tuple(url("PutObject", name) for name in _names(one)),
-                map_url=url("PutObject", f"{one.snapshot}/{MAP_NAME}"),
+                part_urls=tuple(url(one.shelf or shelf, "PutObject", name) for name in _names(one)),
+                map_url=url(one.shelf or shelf, "PutObject", f"{one.snapshot}/{MAP_NAME}"),
                 device_bytes=one.device_bytes,
-                head_urls=tuple(url("HeadObject", name) for name in _names(one)),
-                base=JobBase(one.base, url("GetObject", f"{one.base}/{MAP_NAME}")) if one.base else None,
+                head_urls=tuple(url(one.shelf or shelf, "HeadObject", name) for name in _names(one)),
+                base=JobBase(one.base, url(one.shelf or shelf, "GetObject", f"{one.base}/{MAP_NAME}"))
+                if one.base
+                else None,
             )
             for one in volumes
         ),
-        status_url=url("PutObject", names.status),
-        status_get_url=url("GetObject", names.status),
+        status_url=url(shelf, "PutObject", names.status),
+        status_get_url=url(shelf, "GetObject", names.status),
         certificate=certificate,
     )
 

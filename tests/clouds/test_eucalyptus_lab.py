@@ -230,7 +230,7 @@ def _asked(cloud: Cloud, method: str, url: str, body: bytes = b"") -> Reply:
 
 @every_version
 def test_a_url_opens_one_object_for_one_kind_of_call(version: str, tmp_path: Path) -> None:
-    """PUT, HEAD, GET and DELETE by URL alone in the version's own signature; another verb, another key, another
+    """PUT, HEAD, GET and DELETE by URL alone, signed as every version takes it; another verb, another key, another
     signature or a later hour is refused, and what was refused changed nothing.
     """
     with _twin(version, tmp_path) as (site, cloud):
@@ -238,7 +238,7 @@ def test_a_url_opens_one_object_for_one_kind_of_call(version: str, tmp_path: Pat
         names = ("PutObject", "HeadObject", "GetObject", "DeleteObject")
         given = {"Bucket": "stage", "Key": "a b+c/000001"}
         put, head, get, delete = (site.presigned(f"s3:{name}", given, 600) for name in names)
-        assert ("X-Amz-Signature=" in put) == (version != "3.4")
+        assert "X-Amz-Signature=" not in put
         assert "/services/" in put
         assert _asked(cloud, "HEAD", head).status == 404
         written = _asked(cloud, "PUT", put, b"part")
