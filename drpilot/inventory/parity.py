@@ -71,11 +71,12 @@ class KeyPair:
 @dataclass(frozen=True, slots=True)
 class Stock:
     """What was seen. `groups` maps a VPC to the names and ids in it, `types` a type to its zones, `kms_keys` a key to
-    its state; `hosted_zone` is the zone's own name. `twins` and `source_zones` are the active side's key pairs and the
-    zones of its subnets. `rules` are what a security group lets in, by its name, one text a rule, in which the standing
-    side's names and words stand for those of the active side (`source_rules`). Without `networks` a zone stands for a
-    subnet; without `names` the site of the traffic keeps none; `alike` are two clouds of a kind. `untold` maps a kind
-    that the site would not tell to the reason; those in `unable` no cloud of its kind can tell.
+    its state, `profiles` an instance profile to its roles; `hosted_zone` is the zone's own name. `twins`,
+    `source_profiles` and `source_zones` are the active side's key pairs and profiles, and the zones of its subnets.
+    `rules` are what a security group lets in, by its name, one text a rule, in which the standing side's names and
+    words stand for those of the active side (`source_rules`). Without `networks` a zone stands for a subnet; without
+    `names` the site of the traffic keeps none; `alike` are two clouds of a kind. `untold` maps a kind that the site
+    would not tell to the reason; those in `unable` no cloud of its kind can tell.
     """
 
     zones: frozenset[str] = frozenset()
@@ -84,12 +85,13 @@ class Stock:
     keys: Mapping[str, KeyPair] = field(default_factory=dict)
     groups: Mapping[str, frozenset[str]] = field(default_factory=dict)
     kms_keys: Mapping[str, str] = field(default_factory=dict)
-    profiles: frozenset[str] = frozenset()
+    profiles: Mapping[str, frozenset[str]] = field(default_factory=dict)
     hosted_zone: str = ""
     twins: Mapping[str, KeyPair] = field(default_factory=dict)
     source_zones: Mapping[str, str] = field(default_factory=dict)
     rules: Mapping[str, frozenset[str]] = field(default_factory=dict)
     source_rules: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    source_profiles: Mapping[str, frozenset[str]] = field(default_factory=dict)
     networks: bool = True
     names: bool = True
     alike: bool = True
@@ -355,7 +357,15 @@ def _kms_key(case: _Case) -> Iterator[Parity]:
 
 
 def _profile(case: _Case) -> Iterator[Parity]:
-    yield case.ok("there") if case.ask.name in case.stock.profiles else case.missing()
+    if case.ask.name not in case.stock.profiles:
+        yield case.missing()
+    elif case.stock.source_profiles.get(case.ask.source) and not case.stock.profiles[case.ask.name]:
+        roles = ", ".join(sorted(case.stock.source_profiles[case.ask.source]))
+        observed = f"on {case.site} has no role; {case.ask.source} has {roles} on the active side"
+        hint = "add a role to it there, with the rights that its programs need on that cloud"
+        yield case.wrong("partner-differs", observed, hint, verdict="warning")
+    else:
+        yield case.ok("there")
 
 
 def _hosted_zone(case: _Case) -> Iterator[Parity]:

@@ -85,9 +85,14 @@ def look(group: Group, active: str, sites: Callable[[str], Site], *, alone: bool
         if wanted.get("security_groups")
         else {},
         kms_keys=eye.told("kms_keys", lambda: _kms_keys(eye.site, _names(wanted.get("kms_keys"))), {}),
-        profiles=eye.told(
-            "profiles", lambda: _profiles(eye.site, _names(wanted.get("profiles"))), frozenset()
-        ),
+        profiles=eye.told("profiles", lambda: _profiles(eye.site, _names(wanted.get("profiles"))), {}),
+        source_profiles=home.told(
+            "profiles",
+            lambda: _profiles(home.site, sorted({ask.source for ask in wanted.get("profiles") or ()})),
+            {},
+        )
+        if home is not None
+        else {},
         hosted_zone=_hosted_zone(group, sites, eye.untold),
         names=group.traffic is None or "route53" in sites(group.traffic.site).capabilities,
         twins=twins,
@@ -273,17 +278,19 @@ def _kms_keys(site: Site, names: Sequence[str]) -> dict[str, str]:
     return {name: key_state(site, name) for name in names}
 
 
-def _profiles(site: Site, names: Sequence[str]) -> frozenset[str]:
-    found = set()
+def _profiles(site: Site, names: Sequence[str]) -> dict[str, frozenset[str]]:
+    """The instance profiles that are there, each with the names of its roles."""
+    found = {}
     for name in names:
+        params: Json = {"InstanceProfileName": name.rsplit("/", 1)[-1]}
         try:
-            site.call("iam", "GetInstanceProfile", {"InstanceProfileName": name.rsplit("/", 1)[-1]})
+            seen = site.call("iam", "GetInstanceProfile", params)["InstanceProfile"]
         except CloudError as error:
             if error.kind is not FailureClass.NOT_FOUND:
                 raise
         else:
-            found.add(name)
-    return frozenset(found)
+            found[name] = frozenset(str(role["RoleName"]) for role in seen.get("Roles") or ())
+    return found
 
 
 def _hosted_zone(group: Group, sites: Callable[[str], Site], untold: dict[str, str]) -> str:

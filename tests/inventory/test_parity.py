@@ -35,7 +35,7 @@ STOCK = Stock(
     keys={"ops-b": KeyPair("AAAA", "aa:bb")},
     groups={"vpc-1": frozenset({"db-b", "sg-8"}), "vpc-2": frozenset({"app", "sg-9"})},
     kms_keys={"alias/b": "Enabled"},
-    profiles=frozenset({"role-b"}),
+    profiles={"role-b": frozenset({"shop"})},
     twins={"ops": KeyPair("AAAA", "cc:dd:ee")},
     source_zones={"subnet-1": "a1", "subnet-2": "a2"},
 )
@@ -124,6 +124,15 @@ def test_a_security_group_is_compared_rule_by_rule() -> None:
     (found,) = (one for one in judge(GROUP, "home", replace(stock, rules=more)) if one.verdict == "warning")
     assert "lets in tcp 22 from 0.0.0.0/0 besides" in found.observed
     assert wrong(replace(stock, rules={})) == []
+
+
+def test_an_instance_profile_without_a_role_is_a_gap() -> None:
+    """Where the active side's has one; between two that have none nothing is amiss."""
+    bare = replace(STOCK, profiles={"role-b": frozenset[str]()})
+    assert wrong(bare) == []
+    assert wrong(replace(bare, source_profiles={"role": frozenset({"shop"})})) == [
+        ("map.profiles.role", "warning")
+    ]
 
 
 def test_on_the_way_home_a_standby_is_sized_in_homes_words() -> None:
