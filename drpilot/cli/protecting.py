@@ -266,6 +266,7 @@ def _preview(plan: Preview) -> list[Any]:
     heads = ("TIER", "MEMBER", f"ON {plan.active.upper()}", f"BECOMES ON {other.upper()}", "BY")
     return [
         f"{group.name}  {plan.active} → {other}, {wanted} · {_sizes(plan)}",
+        f"bytes: {plan.data_path}",
         Table(heads, tuple((r.tier, r.member, r.now, r.becomes, r.by) for r in plan.rows)),
         *(_finding(finding) for finding in (*plan.findings, *plan.unprotected)),
     ]
@@ -285,6 +286,7 @@ def _preview_document(plan: Preview) -> dict[str, Any]:
         "rpo_seconds": plan.group.objectives.rpo_s,
         "rto_seconds": plan.group.objectives.rto_s,
         "size_gib": plan.size_gib,
+        "data_path": plan.data_path,
         "members": [asdict(row) for row in plan.rows],
         "findings": [{**asdict(one), "code": one.code} for one in (*plan.findings, *plan.unprotected)],
     }

@@ -35,8 +35,8 @@ def screen(proposal: Proposal, now: datetime, *, people: tuple[str, ...] = ()) -
 
 
 def brief(proposal: Proposal) -> list[str]:
-    """One line for a run that asks nobody."""
-    return [_head(proposal)]
+    """The lines for a run that asks nobody: one, and how bytes get across where that is not a matter of course."""
+    return [_head(proposal), *([f"{'BYTES':<{_WIDTH}}{proposal.data_path}"] if proposal.data_path else [])]
 
 
 def _head(proposal: Proposal) -> str:
@@ -59,6 +59,8 @@ def _facts(proposal: Proposal, now: datetime, people: tuple[str, ...]) -> Iterat
         yield "FENCE", [_fence(proposal)]
     if proposal.starts:
         yield "STARTS", [f"on {proposal.target}: {', then '.join(proposal.starts)}"]
+    if proposal.data_path:
+        yield "BYTES", [proposal.data_path]
     if not survivor:
         yield "TIME", [_time(proposal)]
     if proposal.no_way_back is not None:

@@ -172,6 +172,7 @@ class Proposal:
     blockers: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     burst: BurstOffer | None = None
+    data_path: str = ""  # how bytes get across, in words, where the clouds don't copy by themselves
 
     @property
     def digest(self) -> str:

@@ -324,6 +324,7 @@ def _proposal(house: House, case: _Case) -> Proposal:
         no_way_back_number=no_way_back[0] if no_way_back else None,
         break_glass=case.asking.break_glass,
         warnings=_warnings(case, source_look),
+        data_path=_carried(house, plan),
         burst=case.burst,
     )
 
@@ -410,6 +411,16 @@ def _start_line(tier: Tier) -> str:
     if tier.scaling_group is not None:
         return f"{tier.name} ×{tier.standby.grow_count or tier.scaling_group.desired}"
     return f"{tier.name} ×{len(tier.instances)}"
+
+
+_CARRYING = frozenset({"stage.open", "point.adopt", "image.adopt"})
+
+
+def _carried(house: House, plan: Plan) -> str:
+    """The path that the bytes of a plan take, where the clouds don't copy by themselves."""
+    if not any(step.action in _CARRYING for step in plan.steps):
+        return ""
+    return path_between(house.able(plan.source), house.able(plan.target)).words
 
 
 def _warnings(case: _Case, source_look: Look | None) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from drpilot.base.document import refusal
 from drpilot.base.errors import DrpilotError, Finding
 from drpilot.domain.group import Group, Tier
+from drpilot.domain.path import path_between
 from drpilot.domain.ports import CloudError, FailureClass
 from drpilot.domain.run import RunView
 from drpilot.domain.sizing import grown_types, waiting_type
@@ -37,7 +38,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """What protecting a file would do."""
+    """What protecting a file would do; `data_path` is how bytes get to the other side, in words."""
 
     group: Group
     active: str
@@ -45,6 +46,7 @@ class Preview:
     findings: tuple[Finding, ...]
     unprotected: tuple[Finding, ...]
     size_gib: int
+    data_path: str
 
     @property
     def errors(self) -> tuple[Finding, ...]:
@@ -80,6 +82,7 @@ def preview(house: House, text: str, file: str) -> Preview:
         ),
         findings=tuple(findings),
         unprotected=unprotected(site, found),
+        data_path=path_between(site.capabilities, there).words,
         size_gib=size,
     )
 

@@ -19,6 +19,7 @@ __all__ = ["PAGE", "allowed", "permission", "policies", "with_policies"]
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "howto" / "real-sites.md"
 _LOOKS = (
     "autoscaling:DescribeLaunchConfigurations",
+    "cloudwatch:DescribeAlarms",
     "ec2:DescribeAvailabilityZones",
     "ec2:DescribeInstanceAttribute",
     "ec2:DescribeKeyPairs",
@@ -31,11 +32,28 @@ _LOOKS = (
 _THIRD = ("route53", "s3")
 _THIRD_LOOKS = ("ec2:DescribeRegions", "sts:GetCallerIdentity")
 # Where IAM's prefix differs from botocore's name of the service (Service Authorization Reference).
-_PREFIX = {"elbv2": "elasticloadbalancing", "service-quotas": "servicequotas"}
+_PREFIX = {"elb": "elasticloadbalancing", "elbv2": "elasticloadbalancing", "service-quotas": "servicequotas"}
+# Where IAM's word for an operation of S3 differs from the operation (Service Authorization Reference, Amazon S3).
+_S3 = {
+    "CompleteMultipartUpload": "PutObject",
+    "CopyObject": "PutObject",
+    "CreateMultipartUpload": "PutObject",
+    "HeadBucket": "ListBucket",
+    "HeadObject": "GetObject",
+    "ListMultipartUploads": "ListBucketMultipartUploads",
+    "ListObjects": "ListBucket",
+    "ListObjectsV2": "ListBucket",
+    "ListParts": "ListMultipartUploadParts",
+    "UploadPart": "PutObject",
+    "UploadPartCopy": "PutObject",
+}
+_WITNESS = ["s3:GetObject", "s3:PutObject"]
 
 
 def permission(service: str, operation: str) -> str:
     """What IAM calls the permission for an operation."""
+    if service == "s3":
+        return f"s3:{_S3.get(operation, operation)}"
     return f"{_PREFIX.get(service, service)}:{operation}"
 
 
@@ -54,9 +72,17 @@ def policies() -> dict[str, dict[str, object]]:
         "Condition": {"StringEquals": {"iam:PassedToService": "ec2.amazonaws.com"}},
     }
     return {
-        "drpilot-site": _policy({"Effect": "Allow", "Action": sites, "Resource": "*"}, passing),
+        "drpilot-site": _policy(
+            {"Effect": "Allow", "Action": sites, "Resource": "*"},
+            passing,
+            {
+                "Effect": "Allow",
+                "Action": objects,
+                "Resource": ["arn:aws:s3:::YOUR-BUCKETS", "arn:aws:s3:::YOUR-BUCKETS/*"],
+            },
+        ),
         "drpilot-third": _policy(
-            {"Effect": "Allow", "Action": objects, "Resource": "arn:aws:s3:::YOUR-WITNESS-BUCKET/*"},
+            {"Effect": "Allow", "Action": _WITNESS, "Resource": "arn:aws:s3:::YOUR-WITNESS-BUCKET/*"},
             {"Effect": "Allow", "Action": "s3:ListBucket", "Resource": "arn:aws:s3:::YOUR-WITNESS-BUCKET"},
             {"Effect": "Allow", "Action": names, "Resource": "*"},
         ),
