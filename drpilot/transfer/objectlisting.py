@@ -36,13 +36,13 @@ class Place:
 
 def listed(place: Place) -> Generator[Entry, None, None]:
     """All objects of a place in the order the store gives them, by their names below the prefix. Raises CloudError."""
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="drpilot-listing") as pool:
-        channel = place.plane.channel()
+    channel = place.plane.channel()
 
-        def page(following: str) -> Page:
-            return place.pace.run(lambda: channel.page(place.bucket, place.prefix, following))
+    def page(following: str) -> Page:
+        return place.pace.run(lambda: channel.page(place.bucket, place.prefix, following))
 
-        try:
+    try:
+        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="drpilot-listing") as pool:
             cut, waiting = len(place.prefix), pool.submit(page, "")
             while True:
                 found = waiting.result()
@@ -54,9 +54,8 @@ def listed(place: Place) -> Generator[Entry, None, None]:
                     return
                 if found.entries and found.following == found.entries[0].key:
                     raise _again_and_again(place)
-        finally:
-            waiting.cancel()
-            channel.close()
+    finally:  # when the page that was ahead is there
+        channel.close()
 
 
 def _again_and_again(place: Place) -> CloudError:

@@ -20,6 +20,7 @@ from drpilot.base.clock import Chance, Clock, RealClock
 from drpilot.base.ids import digest, token
 from drpilot.base.retry import Patience
 from drpilot.clouds.blocks import SdkBlocks
+from drpilot.clouds.objects import SdkObjects
 from drpilot.clouds.session import Clients, CredentialsReference, SiteSettings
 from drpilot.clouds.site import BotoSite, Ways
 from drpilot.clouds.witness import S3Witness
@@ -335,7 +336,9 @@ class World:
     @property
     def transfers(self) -> Transfers:
         """What carries bytes: botocore, since nothing listens in this process."""
-        return Transfers(lambda name: SdkBlocks(self.sites[name]), self.folder / "transfers", Chance(5))
+        blocks, objects = (lambda name, sdk=sdk: sdk(self.sites[name]) for sdk in (SdkBlocks, SdkObjects))
+        url = lambda name: self.sites[name].endpoint("s3")  # noqa: E731 - one use
+        return Transfers(blocks, self.folder / "transfers", Chance(5), objects, url)
 
     def group(self, source: str) -> Group:
         """The group with the members last seen on `source`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from drpilot.base.errors import DrpilotError
-from drpilot.domain.objects import ObjectChannel, ObjectName, Page, Stored
+from drpilot.domain.objects import Entry, ObjectChannel, ObjectName, Page, Stored
 from drpilot.transfer.syncrecord import SyncRecord
 from tests.grounds import Door, key_file, moto_server, patient
 from tests.transfer.dock import MIB, ODD, Between, Dock, Docked, data_of, docked, running
@@ -62,6 +62,8 @@ def test_a_bucket_travels_whole_and_once(dock: Dock, source: str, target: str, e
         here, there = dock.get(ours, key), dock.get(theirs, key)
         names = ("ContentType", "CacheControl", "Metadata")
         assert [here.get(name) for name in names] == [there.get(name) for name in names]
+    reads = dock.control(source, "calls", operation="GetObject")["calls"]
+    assert all(call["params"].get("IfMatch") for call in reads[: len(objects)])
     parts = dock.calls(target, "UploadPart")
     assert parts == (0 if target == "old" else 2)
     assert ("-" in dock.get(theirs, "big")["ETag"]) == (target != "old")
@@ -233,19 +235,28 @@ def test_bytes_damaged_on_the_way_never_become_an_object(dock: Dock, side: str) 
     assert dock.contents(theirs) == {"good": b"good", "bad": b"0123456789"}
 
 
-def test_a_store_that_lists_out_of_order_is_believed_in_the_end_only(dock: Dock) -> None:
+@pytest.mark.parametrize(
+    ("sides", "order"),
+    [
+        (("aws", "aws2"), lambda rows: random.Random(2).shuffle(rows)),
+        (("aws",), lambda rows: rows.insert(0, rows.pop())),
+    ],
+)
+def test_a_store_that_lists_out_of_order_is_believed_in_the_end_only(
+    dock: Dock, sides: tuple[str, ...], order: Callable[[list[Entry]], None]
+) -> None:
     """Names in another order are sorted on disk first: nothing is deleted or copied for its place in a listing."""
     objects = {f"{number:03d}": data_of(number, 20) for number in range(60)}
     ours, theirs = dock.bucket("aws", objects), dock.bucket("aws2", {**objects, "extra": b"x"})
 
-    class Shuffled(Between):
+    class Disordered(Between):
         def page(self, channel: ObjectChannel, bucket: str, prefix: str, following: str) -> Page:
             rows = list(channel.page(bucket, prefix, "").entries)
-            random.Random(2).shuffle(rows)
+            order(rows)
             start = int(following or 0)
             return Page(tuple(rows[start : start + 25]), str(start + 25) if start + 25 < len(rows) else "")
 
-    dock.plane = lambda _, plane: Shuffled(plane)
+    dock.plane = lambda name, plane: Disordered(plane) if name in sides else plane
     done = dock.sync(ours, theirs, delete=True).tally
     assert (done.same, done.copied, done.deleted) == (60, 0, 1)
     assert dock.contents(theirs) == objects
@@ -278,6 +289,23 @@ def test_within_one_store_the_store_itself_copies(dock: Dock) -> None:
     with pytest.raises(DrpilotError) as caught:
         dock.sync(ours, ours.replace("@", "/below@"))
     assert caught.value.word == "usage"
+
+
+def test_a_copy_by_the_store_is_of_what_was_listed(dock: Dock) -> None:
+    """Replaced between the listing and the copy: found out by its ETag, read, and copied as it is now."""
+    ours, theirs = dock.bucket("aws", {"a": b"1"}), dock.bucket("aws")
+
+    class Late(Between):
+        def page(self, channel: ObjectChannel, bucket: str, prefix: str, following: str) -> Page:
+            found = channel.page(bucket, prefix, following)
+            if found.entries:
+                dock.put(ours, "a", b"22")
+            return found
+
+    dock.plane = lambda _, plane: Late(plane)
+    done = dock.sync(ours, theirs).tally
+    assert (done.changed, done.copied) == (1, 1)
+    assert dock.contents(theirs) == {"a": b"22"}
 
 
 def test_throttles_are_waited_out_and_told_apart(dock: Dock) -> None:
