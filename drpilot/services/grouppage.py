@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from drpilot.base.clock import parse_time
-from drpilot.domain.group import Bucket, Tier
+from drpilot.domain.group import Tier
 from drpilot.domain.hysteresis import ONE_WRITER, WITNESS_AGREES, Streak
 from drpilot.domain.point import RecoveryPoint
 from drpilot.journal.body import moment
 from drpilot.journal.views import FindingView, GroupView
+from drpilot.services.bucketlag import BucketLine, bucket_lines
 from drpilot.services.conditions import Facts, assess
 from drpilot.services.status import Known, KnownGroup, Row, SiteLook, ended_since, row_of, site_look
 
-__all__ = ["BucketLine", "Condition", "GroupPage", "Member", "group_page"]
+__all__ = ["Condition", "GroupPage", "Member", "group_page"]
 
 POINTS = 10
 
@@ -108,20 +108,6 @@ class Open:
 
 
 @dataclass(frozen=True, slots=True)
-class BucketLine:
-    """A bucket of the group: where it is on the active side and on the other, and since when that one is in step (from
-    the runs listed here; None where none of them brought it over).
-    """
-
-    key: str
-    active: str
-    standby: str
-    objects: int | None
-    synced_at: datetime | None
-    age_s: float | None
-
-
-@dataclass(frozen=True, slots=True)
 class GroupPage:
     """The screen of `status GROUP`."""
 
@@ -174,7 +160,7 @@ def group_page(known: Known, now: datetime) -> GroupPage:
             )
             for run in group.recent[:5]
         ),
-        buckets=tuple(_bucket(bucket, group, now) for bucket in view.group.buckets),
+        buckets=bucket_lines(view, group.recent, now),
         findings=tuple(_open(finding, group, now) for finding in group.findings),
         sites=tuple(
             site_look(site, now) for site in known.sites if site.name in (view.active, view.standing)
@@ -193,21 +179,6 @@ def _open(finding: FindingView, group: KnownGroup, now: datetime) -> Open:
         (now - finding.last_at).total_seconds(),
         ended_since(finding, group.ended),
     )
-
-
-def _bucket(bucket: Bucket, group: KnownGroup, now: datetime) -> BucketLine:
-    view = group.view
-    here, there = (view.group.bucket_on(bucket, site) for site in (view.active, view.standing))
-    for run in group.recent:  # newest first; a step that failed says nothing of what is there
-        for step in run.steps.values():
-            done = step.output if step.planned.action == "bucket.sync" else None
-            ours = step.planned.given.get("bucket") == bucket.key and run.plan.source == view.active
-            if done and ours and done.get("synced_at"):
-                at = parse_time(str(done["synced_at"]))
-                return BucketLine(
-                    bucket.key, here, there, int(done["objects"]), at, (now - at).total_seconds()
-                )
-    return BucketLine(bucket.key, here, there, None, None, None)
 
 
 def _members(tier: Tier) -> list[Member]:

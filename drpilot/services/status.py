@@ -19,6 +19,7 @@ from drpilot.journal.holder import is_gone
 from drpilot.journal.journal import Journal
 from drpilot.journal.views import FindingView, GroupView, ScheduleView, ServiceView, SiteView
 from drpilot.report.plain import as_json
+from drpilot.services.bucketlag import RUNS, late_buckets
 from drpilot.services.burstline import BurstLine, burst_line
 from drpilot.services.conditions import Facts, Judged, assess, last_drill
 from drpilot.services.guidance import Situation, next_command
@@ -205,13 +206,19 @@ def read(journal: Journal, group: str | None = None) -> Known:
                 standbys=journal.standbys(view.name),
                 live=live,
                 past=recoveries(journal, view.name),
-                recent=journal.runs(view.name, limit=5) if group is not None else (),
+                recent=_recent(journal, view, whole=group is not None),
                 findings=journal.findings(view.name),
                 ended=last_ended(journal, view.name),
                 gone=frozenset(run.id for run in live if run.holder is not None and is_gone(run.holder)),
             )
         )
     return Known(tuple(known), journal.sites(), journal.services(), journal.schedules())
+
+
+def _recent(journal: Journal, view: GroupView, *, whole: bool) -> tuple[RunView, ...]:
+    """The newest runs: for the page of one group, and where buckets tell their age by them."""
+    wanted = RUNS if view.group.buckets else 5 if whole else 0
+    return journal.runs(view.name, limit=wanted) if wanted else ()
 
 
 def overview(known: Known, now: datetime) -> Overview:
@@ -277,7 +284,10 @@ def row_of(known: KnownGroup, around: Known, now: datetime) -> Row:
         drill_fresh=judged["DrillFresh"].value,
         failing_now=_if_it_failed(known, newest, sites.get(view.active), now),
         live=live,
-        problems=_problems(seen),
+        problems=(
+            *_problems(seen),
+            *(Problem("BucketLate", *late) for late in late_buckets(view, known.recent, now)),
+        ),
         next=next_command(_situation(seen)),
         burst=burst_line(view.burst, now),
     )

@@ -151,3 +151,5 @@ def test_a_bucket_that_fails_keeps_no_point_back(lab: Lab) -> None:
     assert steps["buckets/assets/sync"].state == "succeeded"
     assert steps["buckets/uploads/sync"].state == "ignored"
     assert lab.told("point", "list", "shop")["points"][0]["state"] in ("available", "proven")
+    late = [one["text"] for one in lab.told("status")["rows"][0]["problems"] if one["word"] == "BucketLate"]
+    assert late == ["bucket uploads (shop-uploads on away) was brought over by none of the newest runs"]
