@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from drpilot import doors
+from drpilot.base.clock import RealClock
 from drpilot.cli.app import app
 from drpilot.clouds.session import Clients
 from drpilot.clouds.site import BotoSite
@@ -153,3 +156,31 @@ def test_a_bucket_that_fails_keeps_no_point_back(lab: Lab) -> None:
     assert lab.told("point", "list", "shop")["points"][0]["state"] in ("available", "proven")
     late = [one["text"] for one in lab.told("status")["rows"][0]["problems"] if one["word"] == "BucketLate"]
     assert late == ["bucket uploads (shop-uploads on away) was brought over by none of the newest runs"]
+
+
+@pytest.mark.timeout(300)
+def test_a_driver_killed_in_the_middle_of_a_bucket_goes_on(lab: Lab) -> None:
+    """After SIGKILL `run resume` looks, finds that the step did not end, and copies only what is missing."""
+    lab.told("protect", str(lab.group_file))
+    lab.put("home", "shop-assets", **{f"{number:02d}": b"%d" % number for number in range(60)})
+    lab.told("lab", "break", "away", "--fault", "latency=0.5:s3.PutObject")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "drpilot", "replicate", "shop", "--lab"],
+        env=lab.environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    clock = RealClock()
+    end = clock.monotonic() + 90
+    while len(lab.contents("away", "shop-assets-dr")) < 10:
+        assert process.poll() is None
+        assert clock.monotonic() < end
+    process.kill()
+    process.wait(30)
+    lab.told("lab", "heal", "away")
+    resumed = lab.told("run", "resume", "shop")
+    assert (resumed["mode"], resumed["result"]) == ("replicate", "succeeded")
+    output = lab.steps("shop")["buckets/assets/sync"].output
+    assert output["copied"] + output["same"] == 60
+    assert 10 <= output["same"] < 60
+    assert len(lab.contents("away", "shop-assets-dr")) == 60
