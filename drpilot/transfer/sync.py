@@ -90,10 +90,20 @@ def sync(order: SyncOrder) -> SyncTally:
     """Bring the target to the state of the source, and say what that took. Raises CloudError and DrpilotError where a
     side can't be worked with at all; what befell single objects is in the tally.
     """
+    first = _Run(order, spooled=False)
     try:
-        return _Run(order, spooled=False).carry_out()
-    except Disordered:  # what was copied until then is in the record, and costs nothing the second time
-        return _Run(order, spooled=True).carry_out()
+        return first.carry_out()
+    except Disordered:
+        return _with_earlier(_Run(order, spooled=True).carry_out(), first.tally)
+
+
+def _with_earlier(tally: SyncTally, earlier: SyncTally) -> SyncTally:
+    """What both tries did: what the first one copied, the second one found to be the same."""
+    if not earlier.planned:  # a dry run copied nothing
+        tally.same -= earlier.copied
+        for name in ("copied", "copied_bytes", "by_cloud", "tagged", "changed", "vanished", "resumed_parts"):
+            setattr(tally, name, getattr(tally, name) + getattr(earlier, name))
+    return tally
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,8 +301,9 @@ class _Run:
             self._error = self._error or error
             self._stopped = True
             self._turn.notify_all()
-        for place in (self._order.source, self._order.target):
-            place.pace.stop()
+        if not isinstance(error, Disordered):  # after that one all begins anew
+            for place in (self._order.source, self._order.target):
+                place.pace.stop()
 
     def _do(self, task: _Task, hands: Hands) -> None:
         key = task if isinstance(task, str) else _entry_of(task).key

@@ -260,6 +260,10 @@ def test_a_store_that_lists_out_of_order_is_believed_in_the_end_only(
     done = dock.sync(ours, theirs, delete=True).tally
     assert (done.same, done.copied, done.deleted) == (60, 0, 1)
     assert dock.contents(theirs) == objects
+    dock.put(ours, "059", b"changed")
+    dock.control("aws2", "break", fault="throttle:s3.PutObject@1-3")
+    done = dock.sync(ours, theirs).tally
+    assert (done.same, done.copied, done.failed) == (59, 1, 0)  # what is throttled is still tried again
 
 
 def test_buckets_longer_than_a_page(dock: Dock) -> None:
