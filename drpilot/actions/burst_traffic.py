@@ -43,7 +43,7 @@ from drpilot.domain.ports import (
     Waiting,
 )
 
-__all__ = ["Drain", "Forgotten", "Share", "Unshare", "extra_record"]
+__all__ = ["Drain", "Forgotten", "ForgottenInput", "Share", "Unshare", "extra_record"]
 
 ALIAS_TTL_S = 60
 """What Route 53 answers with for an alias to a load balancer (developer guide, alias and non-alias records)."""

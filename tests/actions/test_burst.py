@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from drpilot.actions.burst_traffic import Forgotten, ForgottenInput
 from drpilot.actions.catalogue import CATALOGUE
-from drpilot.domain.ports import FailureClass, StepFailed
+from drpilot.base.clock import ManualClock
+from drpilot.domain.ports import Done, FailureClass, StepFailed, Waiting
 from tests.actions.world import Failed, Run, World, opened
 
 NAME = "drpilot-burst-shop-web"
@@ -143,10 +147,25 @@ def test_a_burst_comes_and_goes_and_leaves_nothing(world: World) -> None:
         "autoscaling", "DescribeAutoScalingGroups", {"AutoScalingGroupNames": ["shop-web"]}
     )["AutoScalingGroups"][0]
     assert (standby["DesiredCapacity"], standby["Instances"]) == (0, [])
-    world.begin("unburst", "home", "away").all()
-    assert (world.facts.burst["state"], alive(world)) == ("none", 0)
+    end = world.begin("unburst", "home", "away").all()
+    drained = end.results["drain"]["output"]
+    assert (drained["weights"], drained["ttl_s"]) == ({"drpilot-burst": 0, "drpilot-home": 75}, 1)
+    assert world.facts.burst["state"] == "none"
+    assert alive(world) == 0
     assert standing(world) == before
     assert world.strayed == set()
+
+
+def test_it_waits_until_resolvers_have_forgotten() -> None:
+    """No step behind it begins before the TTL has passed since the change was in sync."""
+    clock = ManualClock(datetime(2026, 11, 24, 8, 0, tzinfo=UTC))
+    ctx: Any = SimpleNamespace(intended_at=clock.now(), clock=clock)
+    clock.advance(59.5)
+    waiting = Forgotten().observe(ctx, ForgottenInput(ttl_s=60))
+    assert isinstance(waiting, Waiting)
+    assert waiting.after_s == 0.5
+    clock.advance(0.5)
+    assert isinstance(Forgotten().observe(ctx, ForgottenInput(ttl_s=60)), Done)
 
 
 def test_the_extra_machines_run_the_image_of_the_point_and_the_user_data_of_the_file(world: World) -> None:

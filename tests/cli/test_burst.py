@@ -85,6 +85,8 @@ def test_a_burst_by_hand_from_its_consent_to_its_end(shop: Shop) -> None:
     assert (
         "burst of web on away: 1 extra machine takes 25 % of the users" in desk(look.status, group=None).out
     )
+    story = desk(look.report_show, run="shop", output="json")
+    assert (story.code, story.document["kind"], story.document["result"]) == (0, "burst", "succeeded")
     ended = desk(burst, group="shop", extra=extra(end=True))
     assert (ended.code, "nothing of the burst is left" in ended.out) == (0, True), ended.err
     assert (alive(shop.world), records(shop.world)) == (0, [("", None)])

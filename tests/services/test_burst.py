@@ -322,7 +322,11 @@ def test_a_burst_beside_replication_and_a_check(shop: Shop) -> None:
     """Its run ends while it serves, so replication goes on beside it; nothing finds anything wrong; it ends clean."""
     before = rows(shop)
     assert set(shop.found()) == USUAL
+    stale = propose(shop.house, "burst", "shop", Asking())
     run = carry(shop, "burst")
+    with pytest.raises(DrpilotError) as refused:  # a second operator who had looked before
+        begin(shop.house, stale, None)
+    assert refused.value.word == "burst-running"
     assert run.result == "succeeded", {p: s.failure for p, s in run.steps.items() if s.failure}
     assert run.proposal is not None and run.proposal.burst is not None
     assert (run.proposal.burst.capacity, run.proposal.burst.type) == (2, "t3.medium")
