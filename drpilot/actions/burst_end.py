@@ -100,8 +100,10 @@ class Withdraw(Action[TierInput, EndOutput]):
         if group is None or not group.instance_ids:
             return Done(EndOutput(group=_name(ctx, given)))
         states = target_states(ctx.site("target"), group, group.instance_ids)
-        if any("draining" not in words and words != {"unused"} for words in states.values()):
-            return Unseen(True, f"{len(states)} machines of {group.name} are still in the load balancer")
+        inside = [key for key, words in states.items() if "draining" not in words and words != {"unused"}]
+        if inside:  # one that joined a moment before the group was held, say: out with it as well
+            text = f"{', '.join(inside)} of {group.name} must leave the load balancer"
+            raise StepFailed(FailureClass.TRANSIENT, text)
         if any("draining" in words for words in states.values()):
             return Waiting({}, after_s=5.0, note=f"connections of {len(states)} machines are ending")
         if not suspended(group.raw) >= set(_HELD):
