@@ -201,8 +201,9 @@ class Grow(Action[TierInput, GrowOutput]):
                 return Waiting({}, after_s=3.0, note=f"{found['InstanceId']} is {state}")
             ids[instance.key], types[instance.key] = found["InstanceId"], found["InstanceType"]
         outside = self._outside(ctx, site, tier)
-        if outside:
-            return Unseen(True, f"{', '.join(outside)} is not behind the load balancer")
+        if outside:  # a balancer takes running instances only; now they run
+            text = f"{', '.join(outside)} must be put behind the load balancer"
+            raise StepFailed(FailureClass.TRANSIENT, text)
         warning = ""
         small = [key for item in tier.instances if types[key := item.key] not in grow_types(ctx, tier, item)]
         if small:

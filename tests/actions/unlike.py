@@ -94,8 +94,8 @@ class UnlikeWorld:
 
 
 def dialects(pair: str, version: str) -> dict[str, str]:
-    """The kinds of cloud of a pair."""
-    private = f"eucalyptus-{version}"
+    """The kinds of cloud of a pair; a version may have the word EDGE behind it."""
+    private = f"eucalyptus-{version.split(maxsplit=1)[0]}"
     home, away = (private, "aws") if pair == "euca-aws" else ("aws", private)
     return {"home": home, "away": away, "edge": "aws"}
 
@@ -111,6 +111,7 @@ def opened(folder: Path, pair: str, version: str) -> Iterator[UnlikeWorld]:
         for name, block in (("home", size.home_network), ("away", size.away_network)):
             if kinds[name] != "aws":
                 clouds[name].tune(classic_network=block)
+                clouds[name].classic = clouds[name].classic or version.endswith("EDGE")
         if version == "3.4":
             private = "home" if pair == "euca-aws" else "away"
             size = replace(size, write=clouds[private].store.write_volume)
