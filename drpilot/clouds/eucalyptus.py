@@ -399,6 +399,7 @@ _BASE, _LATER = _base(), _later()
 
 GRAMMAR_3_4 = (
     _BASE.without(_NOT_THERE, "ec2", f"{_STUBS_4_4} {_STUBS_5} {_names(_EC2_4_4 + _EC2_5, _EC2_3_4)}")
+    .without(_NOT_THERE, "elb", _names(_ELB_4_4, _ELB_3_4))
     .without(_NOT_THERE, "s3", _names(_S3_4_4 + _S3_5))
     .without(_NOT_THERE, "route53", f"{_ROUTE53} {_names(_ROUTE53_5)}")
     .without(_NOT_THERE, "bootstrap", _names(_BOOTSTRAP))

@@ -60,6 +60,7 @@ QUESTIONS: Mapping[str, Json] = {
         "LaunchTemplateId": _TEMPLATE,
         "LaunchTemplateData": {"InstanceType": "t3.small"},
     },
+    "CancelConversionTask": {"ConversionTaskId": "import-vol-00000000000000000"},
     "CreateSecurityGroup": {"GroupName": _NOBODY, "Description": "asked by DryRun only"},
     "CreateSnapshot": {"VolumeId": _VOLUME},
     "CreateSnapshots": {"InstanceSpecification": {"InstanceId": _INSTANCE}},
@@ -77,6 +78,11 @@ QUESTIONS: Mapping[str, Json] = {
     "DeregisterImage": {"ImageId": _IMAGE},
     "DetachVolume": {"VolumeId": _VOLUME},
     "DisassociateAddress": {"AssociationId": "eipassoc-00000000000000000"},
+    "ImportVolume": {
+        "AvailabilityZone": _ZONE,
+        "Image": {"Format": "RAW", "Bytes": 1, "ImportManifestUrl": "https://192.0.2.1/manifest.xml"},
+        "Volume": {"Size": 1},
+    },
     "ModifyImageAttribute": {"ImageId": _IMAGE, "Attribute": "launchPermission", **_SHARE},
     "ModifyInstanceAttribute": {"InstanceId": _INSTANCE, "DisableApiTermination": {"Value": False}},
     "ModifySnapshotAttribute": {

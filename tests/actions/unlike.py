@@ -16,7 +16,8 @@ from drpilot.lab import disk, private_shop, shop
 from drpilot.lab.dataset import volume_blocks
 from drpilot.lab.process import start_in_process
 from drpilot.lab.shop_plan import public_key
-from tests.actions.world import BUCKET, CLOCK, Door, Run, World, door_to, plan
+from tests.actions.doors import Door, door_to
+from tests.actions.world import BUCKET, CLOCK, Run, World, plan
 
 POINT = "point1"
 SPEED = 240.0

@@ -18,11 +18,9 @@ from typing import Any, cast
 from drpilot.actions.catalogue import CATALOGUE
 from drpilot.base.clock import Chance, Clock, RealClock
 from drpilot.base.ids import digest, token
-from drpilot.base.retry import Patience
 from drpilot.clouds.blocks import SdkBlocks
 from drpilot.clouds.objects import SdkObjects
-from drpilot.clouds.session import Clients, CredentialsReference, SiteSettings
-from drpilot.clouds.site import BotoSite, Ways
+from drpilot.clouds.site import BotoSite
 from drpilot.clouds.witness import S3Witness
 from drpilot.domain.group import Group
 from drpilot.domain.path import path_between
@@ -44,17 +42,15 @@ from drpilot.inventory.groupfile import require_group
 from drpilot.lab import shop
 from drpilot.lab.cloud import Cloud
 from drpilot.lab.process import start_in_process
-from drpilot.lab.wire import attach
 from drpilot.runbook.compile import ActionFacts, CompileFacts, compile, shipped
 from drpilot.runbook.expression import condition, resolve, scope_of
+from tests.actions.doors import Door, door_to
 from tests.actions.facts import Facts
-from tests.lab.euca_world import euca_client
 
 CLOCK = RealClock()
 LANES = {"failover": "move", "switchover": "move", "reprotect": "move", "replicate": "copy"}
 BUCKET = "witness"
 _WORKER = int("".join(filter(str.isdigit, os.environ.get("PYTEST_XDIST_WORKER", "0"))) or 0)
-_KEYS = "[{name}]\naws_access_key_id = {key}\naws_secret_access_key = {secret}\n"
 
 
 class Watched:
@@ -414,62 +410,6 @@ class World:
     def mutations(self, site: str) -> list[str]:
         """The changing calls that reached a site, in order."""
         return [operation for name, service, operation in self.calls if name == site]
-
-
-def door_to(cloud: Cloud, folder: Path, calls: list[tuple[str, str, str]]) -> BotoSite:
-    """Our own door to a cloud, in the dialect of its kind; each change that was answered is noted in `calls`."""
-    settings = cloud.settings
-    (key, secret), *_ = settings.keys.items()
-    keys = folder / f"{settings.name}.keys"
-    keys.write_text(_KEYS.format(name="default", key=key, secret=secret))
-    keys.chmod(0o600)
-    wanted = SiteSettings(
-        name=settings.name,
-        cloud=settings.dialect,
-        region=settings.region,
-        account=settings.account,
-        endpoints={"default": "http://127.0.0.1:9"},
-        credentials=CredentialsReference("file", str(keys)),
-    )
-
-    def prepare(session: Any) -> None:
-        attach(session, cloud, read_timeout_s=2.0)
-
-    clients = Clients(wanted, environment={}, prepare=prepare)
-
-    def watch(site: str, service: str, operation: str, phase: str) -> None:
-        if phase == "after" and clients.dialect.changes(service, operation):
-            calls.append((site, service, operation))
-
-    ways = Ways(
-        clock=CLOCK, chance=Chance(7), patience=Patience(attempts=3, first_s=0.01, max_s=0.05), observer=watch
-    )
-    return BotoSite(clients, ways)
-
-
-class Door:
-    """A client factory for the shop's builder."""
-
-    def __init__(self, cloud: Cloud, folder: Path) -> None:
-        import boto3
-        from botocore.config import Config
-
-        (key, secret), *_ = cloud.settings.keys.items()
-        self._session: Any = boto3.Session(key, secret, region_name=cloud.region)
-        self._config = Config(s3={"addressing_style": "path"}, retries={"total_max_attempts": 1})
-        self._cloud = cloud
-        self._made: dict[str, Any] = {}
-
-    def __call__(self, service: str) -> Any:
-        if service not in self._made:
-            if self._cloud.dialect == "aws":
-                client = self._session.client(service, endpoint_url="http://127.0.0.1:9", config=self._config)
-            else:
-                key = next(iter(self._cloud.settings.keys.items()))
-                client = euca_client(self._cloud.traits.version, service, "http://127.0.0.1:9", key)
-            attach(client, self._cloud)
-            self._made[service] = client
-        return self._made[service]
 
 
 def plan(**changes: Any) -> shop.Plan:

@@ -18,8 +18,8 @@ from drpilot.domain.plain import Json
 from drpilot.domain.ports import CloudError, FailureClass
 from drpilot.inventory.configuration import CLOUDS
 from tests.clouds.strict import ACCOUNT, Strict, form, opened, strict
+from tests.clouds.used import used
 from tests.grounds import Heard, answering, response
-from tests.meta.source import sources
 
 LOADER = botocore.session.Session().get_component("data_loader")
 EUCALYPTUS = [name for name in DIALECTS if name.startswith("eucalyptus")]
@@ -128,37 +128,19 @@ def test_no_operation_takes_a_dry_run(cloud: str) -> None:
         assert refused is not None and refused[0] == "UnknownParameter", name
 
 
-def _used() -> set[str]:
-    """Every `service:Operation` an action names: in its calls, and in the permissions it declares."""
-    found: set[str] = set()
-    for source in sources("drpilot/actions"):
-        found |= {
-            f"{one}:{two}" for one, two in re.findall(r'"([a-z0-9-]+)",\s*"([A-Z][A-Za-z0-9]+)"', source.text)
-        }
-        found |= set(re.findall(r'"([a-z0-9-]+:[A-Z][A-Za-z]+)"', source.text))
-    services = {"autoscaling", "ebs", "ec2", "elb", "elbv2", "kms", "route53", "s3", "service-quotas", "sts"}
-    renamed = {
-        name.replace("elasticloadbalancing:", "elbv2:").replace("servicequotas:", "service-quotas:")
-        for name in found
-    }
-    # Words of policies alone: the calls they allow are named otherwise.
-    policy = {"s3:ListBucket", "s3:ListBucketMultipartUploads", "s3:ListMultipartUploadParts"}
-    return {name for name in renamed if name.split(":")[0] in services} - policy - {"ec2:QuotaCode"}
-
-
 @every_version
 def test_everything_an_action_calls_is_known_or_declared_missing(cloud: str) -> None:
     """No action meets an operation that nobody has thought about for this version."""
     grammar = DIALECTS[cloud].grammar
     assert grammar is not None
-    used = _used()
+    called = used()
     assert {
         "ec2:CreateSnapshots",
         "ec2:RunInstances",
         "elbv2:CreateListener",
         "ec2:RevokeSecurityGroupEgress",
-    } <= used
-    assert sorted(name for name in used if name not in grammar.known and name not in grammar.lacking) == []
+    } <= called
+    assert sorted(name for name in called if name not in grammar.known and name not in grammar.lacking) == []
 
 
 # -- what goes out ---------------------------------------------------------------------------------------
