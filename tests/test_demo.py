@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 
-@pytest.mark.row(4, 61, 65, 70, 73, 75)
+@pytest.mark.row(4, 61, 65, 70, 73, 75, 108, 109)
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("pair", ["", "aws-euca", "aws-aws"])
 def test_the_story_ends_well_and_says_so_in_one_document(tmp_path: Path, pair: str) -> None:
