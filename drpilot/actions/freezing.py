@@ -17,7 +17,7 @@ from drpilot.actions.command import run_program
 from drpilot.domain.group import Instance, Tier
 from drpilot.domain.ports import Context, StepFailed
 
-__all__ = ["at_rest", "consistency", "frozen", "left_frozen", "said", "thaw_left"]
+__all__ = ["at_rest", "awake", "consistency", "frozen", "left_frozen", "said", "thaw_left"]
 
 _PROGRAM_S = 60.0
 _FROZEN, _HELD, _SAID, _REST = "frozen", "held", "said", "at_rest"
@@ -26,6 +26,12 @@ _FROZEN, _HELD, _SAID, _REST = "frozen", "held", "said", "at_rest"
 def at_rest(ctx: Context) -> None:
     """Note that the machine was shut down when its snapshots were asked for: nothing has to be frozen."""
     ctx.checkpoint({_REST: True})
+
+
+def awake(ctx: Context) -> None:
+    """Take back what an earlier attempt noted of a machine that was shut down then."""
+    if (ctx.resume or {}).get(_REST) is True:
+        ctx.checkpoint({_REST: False})
 
 
 def consistency(ctx: Context, tier: Tier) -> str:

@@ -9,6 +9,7 @@ powers itself off. It has no keys, and nobody logs in to it.
 from __future__ import annotations
 
 import base64
+from datetime import timedelta
 from itertools import count
 
 from drpilot.actions.members import instance_of, scaling_of, tier_of
@@ -24,6 +25,7 @@ from drpilot.actions.views import (
     tags_of,
     visible,
 )
+from drpilot.base.clock import rfc3339
 from drpilot.base.errors import DrpilotError
 from drpilot.domain.group import Instance
 from drpilot.domain.plain import Json
@@ -45,13 +47,15 @@ from drpilot.domain.ports import (
 from drpilot.formats.moverjob import MoverStatus, read_status, write_job
 from drpilot.transfer.moverurls import Attached, MoverNames, signed_job, signed_url
 from drpilot.transfer.shelf import BucketShelf
-from drpilot.transfer.stage import Staged, read_staged
+from drpilot.transfer.stage import MAP_NAME
 
 __all__ = ["End", "Run"]
 
 IMAGE_NAME = "drpilot-mover"
 _VALID_S = 2 * 86_400
 _GIB = 1 << 30
+_MOST_GIB = 2048  # two URLs for each part of 10 MiB: the job must fit into a small machine
+_SILENT = timedelta(minutes=15)  # a mover says every few seconds how far it is
 _DEVICES = tuple(f"/dev/sd{letter}" for letter in "fghijklmnopqrstuvwxyz")
 _ENDED = ("terminated", "shutting-down", "stopped", "stopping")
 
@@ -111,14 +115,16 @@ class Run(Action[MoverInput, MoverOutput]):
 
     def start(self, ctx: Context, given: MoverInput) -> Answer[MoverOutput]:
         cargoes = _cargoes(ctx, given)
-        missing = [cargo for cargo in cargoes if _staged(ctx, cargo) is None]
+        missing = [cargo for cargo in cargoes if not _staged(ctx, cargo)]
         machine = _machine(ctx)
         if machine is not None and not _of(machine, ctx):
             marks = {"Resources": [machine["InstanceId"]], "Tags": tag_list(self._tags(ctx, given))}
             ctx.site("source").call("ec2", "CreateTags", marks)
         elif missing and machine is None:
-            if len(missing) > len(_DEVICES):
-                text = f"{given.instance} has {len(missing)} volumes, a mover reads {len(_DEVICES)}"
+            size_gib = sum(cargo.size_gib for cargo in missing)
+            if len(missing) > len(_DEVICES) or size_gib > _MOST_GIB:
+                has = f"{len(missing)} volumes of {size_gib} GiB"
+                text = f"{_member(ctx, given)} has {has}; one mover takes {len(_DEVICES)} volumes and {_MOST_GIB} GiB"
                 raise StepFailed(FailureClass.INVALID, text)
             shelf = _shelf(ctx, given)
             volumes = _attached(ctx, missing)
@@ -161,8 +167,7 @@ class Run(Action[MoverInput, MoverOutput]):
 
     def observe(self, ctx: Context, given: MoverInput) -> Answer[MoverOutput]:
         cargoes = _cargoes(ctx, given)
-        staged = {cargo.member: _staged(ctx, cargo) for cargo in cargoes}
-        missing = [member for member, found in staged.items() if found is None]
+        missing = [cargo.member for cargo in cargoes if not _staged(ctx, cargo)]
         if not missing:
             return Done(MoverOutput(snapshots={cargo.member: cargo.snapshot for cargo in cargoes}))
         machine = _machine(ctx, dead=True)
@@ -178,6 +183,10 @@ class Run(Action[MoverInput, MoverOutput]):
         if ended or (status is not None and status.state == "failed"):
             why = "; ".join(failed) or f"it is {machine['State']['Name']} and told nothing"
             text = f"mover {machine['InstanceId']} left {', '.join(missing)} unstaged: {why}"
+            raise StepFailed(FailureClass.TRANSIENT, text)
+        said_at = max(ctx.intended_at, status.at) if status is not None else ctx.intended_at
+        if ctx.clock.now() - said_at > _SILENT:
+            text = f"mover {machine['InstanceId']} has been silent since {rfc3339(said_at)}: see its console output"
             raise StepFailed(FailureClass.TRANSIENT, text)
         return Waiting({"instance": machine["InstanceId"]}, after_s=5.0, progress=_progress(status))
 
@@ -205,8 +214,9 @@ def _progress(status: MoverStatus | None) -> float | None:
     return sum(volume.done for volume in status.volumes) / parts if status is not None and parts else None
 
 
-def _staged(ctx: Context, cargo: Cargo) -> Staged | None:
-    return read_staged(shelf_of(ctx, cargo), cargo.snapshot)
+def _staged(ctx: Context, cargo: Cargo) -> bool:
+    """Whether the cargo is staged: its map, which is written last, is there."""
+    return shelf_of(ctx, cargo).has(f"{cargo.snapshot}/{MAP_NAME}")
 
 
 def _machine(ctx: Context, *, dead: bool = False) -> Json | None:

@@ -177,6 +177,7 @@ class Capture(Action[CaptureInput, CaptureOutput]):
                 freezing.at_rest(ctx)
                 self._take(ctx, tier, instance)
             else:
+                freezing.awake(ctx)
                 with freezing.frozen(ctx, tier, instance):
                     self._take(ctx, tier, instance)
         if tier.freeze:
@@ -194,17 +195,14 @@ class Capture(Action[CaptureInput, CaptureOutput]):
         """Ask for the snapshots: all in one call, or one call a volume, data before the root."""
         site = ctx.site("source")
         tags = ctx.tags(point=ctx.point_id, tier=tier.name, member=instance.key)
-        params: Json = {"Description": f"drpilot:{ctx.name}/{ctx.path}"}
+        params: Json = {
+            "Description": f"drpilot:{ctx.name}/{ctx.path}",
+            "TagSpecifications": [specification("snapshot", tags | {_TAKE: f"{ctx.clock.now():%H%M%S%f}"})],
+        }
         if "ec2:CreateSnapshots" in site.capabilities:
-            params |= {
-                "InstanceSpecification": {"InstanceId": instance.id, "ExcludeBootVolume": False},
-                "TagSpecifications": [specification("snapshot", tags)],
-            }
+            params["InstanceSpecification"] = {"InstanceId": instance.id, "ExcludeBootVolume": False}
             site.call("ec2", "CreateSnapshots", params)
             return
-        params["TagSpecifications"] = [
-            specification("snapshot", tags | {_TAKE: f"{ctx.clock.now():%H%M%S%f}"})
-        ]
         for volume in sorted(instance.volumes, key=lambda volume: volume.root):
             site.call("ec2", "CreateSnapshot", {**params, "VolumeId": volume.id})
 

@@ -169,6 +169,15 @@ def _captured(point: RecoveryPoint) -> str:
     return str(point.captured_at)
 
 
+def staged_here(cargo: Cargo, shelf: BucketShelf) -> Staged:
+    """What is staged of a cargo; StepFailed where it is not, or not completely."""
+    staged = read_staged(shelf, cargo.snapshot)
+    if staged is None:
+        text = f"{cargo.snapshot} of {cargo.member} is not staged"
+        raise StepFailed(FailureClass.PRECONDITION, text)
+    return staged
+
+
 def staged_before(ctx: Context, cargo: Cargo, shelf: BucketShelf) -> Staged | None:
     """The newest earlier state that is staged."""
     if cargo.image:
@@ -316,17 +325,29 @@ class Fill(Action[CargoInput, StagedOutput]):
 _TOLD_S = 10.0
 
 
-def _progress(ctx: Context) -> Callable[[Staging], None]:
-    """What is kept of a long step's progress, every few seconds."""
+def progress(ctx: Context) -> Callable[[Json], None]:
+    """What keeps a long transfer's progress, every few seconds; raises CloudError, with an unknown outcome, when the
+    driver is asked to stop: whoever drives next looks, and goes on.
+    """
     last = ctx.clock.monotonic()
 
-    def told(tally: Staging) -> None:
+    def told(state: Json) -> None:
         nonlocal last
+        if ctx.transfers.stopping():
+            text = "the driver stops; the next one goes on from here"
+            raise CloudError(FailureClass.CANCELLED, "Stopping", text, happened="unknown", site=ctx.target)
         if ctx.clock.monotonic() - last >= _TOLD_S:
             last = ctx.clock.monotonic()
-            ctx.checkpoint({"parts": tally.parts, "done": tally.done, "bytes_written": tally.bytes_written})
+            ctx.checkpoint(state)
 
     return told
+
+
+def _progress(ctx: Context) -> Callable[[Staging], None]:
+    told = progress(ctx)
+    return lambda tally: told(
+        {"parts": tally.parts, "done": tally.done, "bytes_written": tally.bytes_written}
+    )
 
 
 class SweptOutput(Model):
@@ -395,7 +416,7 @@ def _needed(ctx: Context, names: frozenset[str]) -> set[str]:
 
 
 class Remove(Action[Nowhere, SweptOutput]):
-    """Delete all that the group has on the stage, and the bucket if drpilot named it."""
+    """Delete all that the group has on the stages of both directions, and the buckets if drpilot named them."""
 
     name = "stage.remove"
     summary = "delete what the group has on the stage, with its bucket"
@@ -407,18 +428,29 @@ class Remove(Action[Nowhere, SweptOutput]):
     Output = SweptOutput
 
     def start(self, ctx: Context, given: Nowhere) -> Answer[SweptOutput]:
-        site, bucket = stage_site(ctx), bucket_of(ctx)
-        for key in listed(site, bucket, f"{ctx.group.name}/"):
-            site.call("s3", "DeleteObject", {"Bucket": bucket, "Key": key})
-        if not ctx.group.staging.bucket and _stands(site, bucket):
-            site.call("s3", "DeleteBucket", {"Bucket": bucket})
+        bucket = bucket_of(ctx)
+        for site in _stages(ctx):
+            for key in listed(site, bucket, f"{ctx.group.name}/"):
+                site.call("s3", "DeleteObject", {"Bucket": bucket, "Key": key})
+            if not ctx.group.staging.bucket and _stands(site, bucket):
+                site.call("s3", "DeleteBucket", {"Bucket": bucket})
         return visible(self.observe, ctx, given)
 
     def observe(self, ctx: Context, given: Nowhere) -> Answer[SweptOutput]:
-        site, bucket = stage_site(ctx), bucket_of(ctx)
-        left = listed(site, bucket, f"{ctx.group.name}/")
-        if left:
-            return Unseen(True, f"{len(left)} objects are left in {bucket} on {site.name}")
-        if not ctx.group.staging.bucket and _stands(site, bucket):
-            return Unseen(True, f"bucket {bucket} still stands on {site.name}")
+        bucket = bucket_of(ctx)
+        for site in _stages(ctx):
+            left = listed(site, bucket, f"{ctx.group.name}/")
+            if left:
+                return Unseen(True, f"{len(left)} objects are left in {bucket} on {site.name}")
+            if not ctx.group.staging.bucket and _stands(site, bucket):
+                return Unseen(True, f"bucket {bucket} still stands on {site.name}")
         return Done(SweptOutput(kept=0))
+
+
+def _stages(ctx: Context) -> list[Site]:
+    """The sites that have a stage in one direction or the other: between some kinds there is one way only."""
+    source, target = ctx.site("source"), ctx.site("target")
+    forth = path_between(source.capabilities, target.capabilities).stage
+    back = path_between(target.capabilities, source.capabilities).stage
+    turned = {"source": "target", "target": "source"}.get(back, "")
+    return [ctx.site(role) for role in dict.fromkeys((forth, turned)) if role]

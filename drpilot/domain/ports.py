@@ -161,8 +161,8 @@ class BlockPlane(Protocol):
 @dataclass(frozen=True, slots=True)
 class Transfers:
     """What an action that carries bytes itself needs beside the sites: the blocks of a site by its name, the folder
-    of what a transfer must remember to go on after it was killed, chance for its pauses, the objects of a site, and
-    the URL where its S3 answers.
+    of what a transfer must remember to go on after it was killed, chance for its pauses, the objects of a site,
+    the URL where its S3 answers, and whether the driver was asked to stop.
     """
 
     plane: Callable[[str], BlockPlane]
@@ -170,6 +170,7 @@ class Transfers:
     chance: Chance
     objects: Callable[[str], ObjectPlane]
     s3_url: Callable[[str], str]
+    stopping: Callable[[], bool] = lambda: False
 
 
 class Stale(Exception):

@@ -18,7 +18,6 @@ from drpilot.base.units import ceiling_duration, format_duration
 from drpilot.domain.burst import BurstOffer
 from drpilot.domain.fence import Verdict
 from drpilot.domain.group import Group, Tier
-from drpilot.domain.path import path_between
 from drpilot.domain.plain import to_plain
 from drpilot.domain.plan import Approval, Plan, Proposal, Sight
 from drpilot.domain.point import RecoveryPoint, choose, lag_s, loss_s
@@ -255,7 +254,6 @@ class _Way:
 def _plan(house: House, mode: Mode, group: Group, way: _Way) -> Plan:
     text, file = shipped(mode.runbook)
     route = (way.source, way.target)
-    slots = {site: house.slots(site) for site in route}
     facts = CompileFacts(
         group,
         mode.name,
@@ -264,8 +262,8 @@ def _plan(house: House, mode: Mode, group: Group, way: _Way) -> Plan:
         way.point,
         drill=mode.isolated,
         burst=bursting.context(way.burst) if way.burst is not None else {},
-        slots=slots,
-        data_path=path_between(*(house.able(site) for site in route)),
+        slots={site: house.slots(site) for site in route},
+        data_path=house.path(*route),
     )
     return compile(text, file, facts, action_facts(house))
 
@@ -413,14 +411,10 @@ def _start_line(tier: Tier) -> str:
     return f"{tier.name} ×{len(tier.instances)}"
 
 
-_CARRYING = frozenset({"stage.open", "point.adopt", "image.adopt"})
-
-
 def _carried(house: House, plan: Plan) -> str:
     """The path that the bytes of a plan take, where the clouds don't copy by themselves."""
-    if not any(step.action in _CARRYING for step in plan.steps):
-        return ""
-    return path_between(house.able(plan.source), house.able(plan.target)).words
+    carries = any(step.action in ("stage.open", "point.adopt", "image.adopt") for step in plan.steps)
+    return house.path(plan.source, plan.target).words if carries else ""
 
 
 def _warnings(case: _Case, source_look: Look | None) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from drpilot.base.clock import Chance, Clock
 from drpilot.base.errors import DrpilotError
-from drpilot.domain.path import path_between
+from drpilot.domain.path import Path, path_between
 from drpilot.domain.ports import Action, CloudError, Site
 from drpilot.domain.run import Holder
 from drpilot.engine.context import World
@@ -96,9 +96,13 @@ class House:
         """The site of that name, connected and with its account checked."""
         return self.world.site(name)
 
+    def path(self, source: str, target: str) -> Path:
+        """How bytes get from one site to another, by what both can do."""
+        return path_between(self.able(source), self.able(target))
+
     def alike(self, source: str, target: str) -> bool:
         """Whether two sites are clouds of a kind, which copy by themselves and call things by the same names."""
-        return path_between(self.able(source), self.able(target)).kind == "copy"
+        return self.path(source, target).kind == "copy"
 
     def driver(self, seen: Callable[[Any], None] | None = None) -> Driver:
         """A driver for this house's journal."""

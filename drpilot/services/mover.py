@@ -138,9 +138,13 @@ def move(job: MoverJob, ground: Ground) -> MoverStatus:
 def _found(job: MoverJob, ground: Ground) -> dict[str, Path]:
     wanted = [Wanted(one.device, one.expected_bytes, one.size_bytes) for one in job.volumes]
     end_s = ground.clock.monotonic() + ground.wait_s
+    before: dict[str, Path] | None = None
     while True:
         try:
-            return match(wanted, ground.given, disks(ground.devices))
+            found = match(wanted, ground.given, disks(ground.devices))
+            if found == before or len(ground.given) == len(wanted):
+                return found
+            before = found  # a disk may still be on its way: what is found must be found twice
         except DrpilotError as error:
             if error.word != "mover-device" or ground.clock.monotonic() >= end_s:
                 raise

@@ -7,7 +7,7 @@ import hashlib
 from dataclasses import dataclass
 
 from drpilot.domain.plain import Json
-from drpilot.domain.ports import CloudError, Site
+from drpilot.domain.ports import CloudError, FailureClass, Site
 from drpilot.transfer.pace import Pace
 
 __all__ = ["BucketShelf", "listed"]
@@ -48,6 +48,17 @@ class BucketShelf:
         # A store that knows no ranges answers with the whole object.
         whole = span is not None and not reply.get("ContentRange")
         return data[span[0] : span[1] + 1] if whole and span is not None else data
+
+    def has(self, name: str) -> bool:
+        """Whether there is an object of that name."""
+        given = {"Bucket": self.bucket, "Key": self.key(name)}
+        try:
+            self.pace.run(lambda: self.site.call("s3", "HeadObject", given))
+        except CloudError as error:
+            if error.code in _ABSENT or error.kind is FailureClass.NOT_FOUND:
+                return False
+            raise
+        return True
 
     def put(self, name: str, data: bytes | bytearray) -> None:
         """Write an object with its MD5, so that what was damaged on the way is refused."""
