@@ -164,7 +164,9 @@ def _a_bucket_that_fails_keeps_no_point_back(lab: Lab) -> None:
 @pytest.mark.crash
 @pytest.mark.timeout(300)
 def test_a_driver_killed_in_the_middle_of_a_bucket_goes_on(lab: Lab) -> None:
-    """After SIGKILL `run resume` looks, finds that the step did not end, and copies only what is missing."""
+    """After SIGKILL `run resume` looks, finds that the step did not end, and copies only what is missing; a switchover
+    then brings what was written since.
+    """
     lab.told("protect", str(lab.group_file))
     lab.put("home", "shop-assets", **{f"{number:02d}": b"%d" % number for number in range(60)})
     lab.told("lab", "break", "away", "--fault", "latency=0.5:s3.PutObject")
@@ -188,3 +190,8 @@ def test_a_driver_killed_in_the_middle_of_a_bucket_goes_on(lab: Lab) -> None:
     assert output["copied"] + output["same"] == 60
     assert 10 <= output["same"] < 60
     assert len(lab.contents("away", "shop-assets-dr")) == 60
+
+    lab.put("home", "shop-assets", late=b"since the last replication")
+    lab.told("switchover", "shop", "--reason", "planned", "--confirm", "shop")
+    assert lab.steps("shop")["buckets/assets/sync"].output["copied"] == 1
+    assert lab.contents("away", "shop-assets-dr")["all/late"] == b"since the last replication"
