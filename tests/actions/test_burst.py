@@ -170,12 +170,17 @@ def test_it_waits_until_resolvers_have_forgotten() -> None:
 
 def test_the_extra_machines_run_the_image_of_the_point_and_the_user_data_of_the_file(world: World) -> None:
     """The template has the point's image and the file's text; nothing of the text is in the facts."""
+    other = world.facts.recovery_point("point1").replica("shop-app", "image").id
+    world.facts.replicas["point1", "image", "shop-web"]["id"] = (
+        other  # not what the standby's own template says
+    )
     run = burst(world).all(until="group")
+    assert alive(world) == 0
     site = world.sites["away"]
     version = site.call(
         "ec2", "DescribeLaunchTemplateVersions", {"LaunchTemplateName": NAME, "Versions": ["1"]}
     )["LaunchTemplateVersions"][0]["LaunchTemplateData"]
-    assert version["ImageId"] == world.facts.recovery_point("point1").replica("shop-web", "image").id
+    assert version["ImageId"] == other
     assert "upstream=" in base64.b64decode(version["UserData"]).decode()
     assert "upstream=" not in repr((run.plan, run.results, world.facts.moved))
 
@@ -241,12 +246,17 @@ def test_a_burst_that_stopped_half_way_is_removed(world: World, until: str) -> N
     assert (world.facts.burst["state"], alive(world)) == ("none", 0)
 
 
-def test_nobody_is_sent_to_machines_that_are_not_healthy(world: World) -> None:
-    """A tier that can't reach what it needs never gets users: the run fails at its check, the name is untouched."""
+@pytest.mark.parametrize("judge", some(("balancer", "check"), "balancer"))
+def test_nobody_is_sent_to_machines_that_are_not_healthy(world: World, judge: str) -> None:
+    """A tier that can't reach what it needs never gets users: its balancer alone says so, or its check too."""
     path = Path(str(world.group("home").burst.user_data_file))  # type: ignore[union-attr]
-    kept = path.read_text()
+    kept, text = path.read_text(), world.text
     path.write_text("#!/bin/sh\nupstream=127.0.0.9\n")
+    if judge == "balancer":
+        head, _, tail = text.rpartition("    check: ")
+        world.text = head + tail.partition("\n")[2]
     world.look("home")
+    assert (world.group("home").tier("web").check is None) == (judge == "balancer")
     try:
         run = burst(world)
         run.timeout_s = 6.0
@@ -254,6 +264,7 @@ def test_nobody_is_sent_to_machines_that_are_not_healthy(world: World) -> None:
             run.all()
     finally:
         path.write_text(kept)
+        world.text = text
         world.look("home")
     assert records(world) == [("", None)]
     assert "ChangeResourceRecordSets" not in world.mutations("edge")

@@ -22,7 +22,7 @@ from drpilot.domain.run import RunView
 from drpilot.journal.database import Database
 from drpilot.journal.journal import Journal
 from drpilot.journal.views import GroupView
-from drpilot.serve import scheduled
+from drpilot.serve import Options, scheduled, serve
 from drpilot.services import watch
 from drpilot.services.alarms import ALARM, alarm_wants, asking_of, look_at_bursts
 from drpilot.services.begin import Asking, Typed, begin, consent, propose
@@ -187,6 +187,21 @@ def test_an_end_that_failed_is_tried_again_after_a_while(tmp_path: Path) -> None
         "unburst is due: the burst stopped at draining"
     ]
     assert [one.kind for one in watch.due(world.journal, world.clock.now())] == ["unburst"]
+
+
+def test_the_service_ends_a_burst_that_stopped_half_way(tmp_path: Path) -> None:
+    """A service at work finds it by itself and begins its end, once."""
+    world = tiny(tmp_path)
+    set_out(world, "scaling_out")
+    begun: list[str] = []
+
+    def begin(mode: str, group: str) -> RunView:
+        begun.append(mode)
+        world.house.stop.set()
+        return world.begin(replace(plan_of(world), mode=mode))
+
+    assert serve(world.house, Options(begin=begin, signals=False)) == 0
+    assert begun == ["unburst"]
 
 
 def test_a_scheduled_burst_that_could_not_begin_is_tried_while_its_time_lasts(tmp_path: Path) -> None:
