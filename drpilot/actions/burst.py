@@ -178,13 +178,24 @@ class Ready(Action[TierInput, ReadyOutput]):
             name = f"tier {tier.name}"
             return Seen.of(ctx, name, False, ("the tier that the group's name leads to", "it is not"))
         sets = record_sets(ctx.site(traffic.site), traffic)
-        foreign = [item for item in sets if "SetIdentifier" in item and item.get("Weight") is None]
+        wrong = _unweighable(sets)
         home = record_of(ctx.site(traffic.site), traffic)
-        if foreign or not points_at(home, front_at(ctx, "source")):
-            observed = "another routing policy" if foreign else "it leads elsewhere"
+        if wrong or not points_at(home, front_at(ctx, "source")):
+            observed = wrong or "it leads elsewhere"
             return Seen.of(ctx, traffic.name, False, (f"a record that leads to {ctx.source}", observed))
         extra_record(ctx, plain_record(home) or {})
         return Seen.of(ctx, traffic.name, True, (f"leads to {ctx.source}", f"leads to {ctx.source}"))
+
+
+def _unweighable(sets: list[Json]) -> str:
+    """Why no weighted set can stand beside these; empty where one can.
+
+    Where all weights are 0 Route 53 sends users to all alike, and one more set would get them all.
+    """
+    governed = [item for item in sets if "SetIdentifier" in item]
+    if any(item.get("Weight") is None for item in governed):
+        return "another routing policy"
+    return "all its weights are 0" if governed and not any(int(item["Weight"]) for item in governed) else ""
 
 
 class BeginInput(Model):

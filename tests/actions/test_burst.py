@@ -291,11 +291,17 @@ def test_weights_of_the_owner_are_kept(world: World) -> None:
     assert records(world) == [("blue", 60)]
 
 
-def test_a_name_with_another_policy_is_refused_before_anything_is_made(world: World) -> None:
-    """Failover records can't stand beside weighted ones: said at once, nothing is made."""
+@pytest.mark.parametrize(
+    ("policy", "said"),
+    [({"Failover": "PRIMARY"}, "another routing policy"), ({"Weight": 0}, "all its weights are 0")],
+)
+def test_a_name_that_takes_no_weighted_set_is_refused_before_anything_is_made(
+    world: World, policy: dict[str, Any], said: str
+) -> None:
+    """Failover records can't stand beside weighted ones, and beside weights of 0 one more would get all users."""
     zone = world.built["hosted_zone"]
     simple = next(item for item in raw_records(world) if item["Name"] == "shop.example.org.")
-    own = {**simple, "SetIdentifier": "one", "Failover": "PRIMARY"}
+    own = {**simple, "SetIdentifier": "one", **policy}
     batch = {
         "Changes": [
             {"Action": "DELETE", "ResourceRecordSet": simple},
@@ -305,7 +311,7 @@ def test_a_name_with_another_policy_is_refused_before_anything_is_made(world: Wo
     world.sites["edge"].call(
         "route53", "ChangeResourceRecordSets", {"HostedZoneId": zone, "ChangeBatch": batch}
     )
-    with pytest.raises(Failed, match="another routing policy"):
+    with pytest.raises(Failed, match=said):
         burst(world).all()
     assert world.facts.burst["state"] == "none"
     assert world.mutations("away") == []
