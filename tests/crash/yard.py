@@ -219,19 +219,18 @@ def hang_a_copy(folder: Path) -> None:
     from drpilot.services.begin import (
         Asking,
         Offer,
-        _Case,
         _plan,
-        _proposal,
         _Way,
         begin,
     )  # the source can't be looked at to propose a copy
     from drpilot.services.modes import MODES
+    from drpilot.services.proposal import Case, proposal_of
 
     house = open_house(lab=True, person="oncall", home=folder)
     view, mode = house.journal.group("shop"), MODES["replicate"]
     plan = _plan(house, mode, view.group, _Way("home", "away", house.journal.new_id()))
-    case = _Case(mode, view, view.group, plan, None, Asking(), {})
-    run = begin(house, Offer(mode, house.journal.new_id(), plan, _proposal(house, case)), None)
+    case = Case(mode, view, view.group, plan, None, Asking(), {})
+    run = begin(house, Offer(mode, house.journal.new_id(), plan, proposal_of(house, case)), None)
     sys.stdout.write("begun\n")
     sys.stdout.flush()
     attend(house, run.id)
