@@ -29,6 +29,7 @@ from drpilot.domain.ports import (
     Site,
     StepFailed,
 )
+from drpilot.domain.run import PLANNED
 from drpilot.inventory.balancing import standing
 from drpilot.inventory.resources import lacking
 
@@ -277,8 +278,8 @@ class Source(Action[Nothing, SourceOutput]):
             observed = f"{error.code}: {error.message}"[:300]
             seen = Seen.of(ctx, "source", False, ("an answer", observed))
             output = SourceOutput(site=site.name, alive=False, observed=observed, checks=(seen,))
-            if ctx.mode == "switchover":
-                text = f"{site.name} does not answer ({error.code}): a switchover needs both sites"
+            if ctx.mode in PLANNED:
+                text = f"{site.name} does not answer ({error.code}): a {ctx.mode} needs both sites"
                 raise StepFailed(FailureClass.PRECONDITION, text) from None
             return Done(output, warning=f"{site.name} does not answer: {error.code}")
         observed = f"account {account}, {count} instances of the group run"

@@ -26,6 +26,7 @@ from drpilot.domain.ports import (
     StepFailed,
     Unseen,
 )
+from drpilot.domain.run import PLANNED
 
 __all__ = [
     "ClaimEpoch",
@@ -105,7 +106,7 @@ class ClaimEpoch(Action[Nothing, EpochOutput]):
     Output = EpochOutput
 
     def start(self, ctx: Context, given: Nothing) -> Answer[EpochOutput]:
-        if ctx.mode == "switchover":
+        if ctx.mode in PLANNED:
             for role in ("source", "target"):  # before the claim: nothing that can fail may follow it
                 ctx.site(role).call("sts", "GetCallerIdentity", {})
         try:
@@ -134,7 +135,7 @@ class ClaimEpoch(Action[Nothing, EpochOutput]):
 
     @staticmethod
     def _move(ctx: Context) -> Move:
-        if ctx.mode != "switchover":
+        if ctx.mode not in PLANNED:
             return Move("group", ctx.group.name, "fail over", {"epoch_claimed": True}, unless=_MOVING)
         # Both sites answered before the claim was written: without that there is none of this run.
         facts = {"epoch_claimed": True, "both_reachable": True}

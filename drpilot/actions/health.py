@@ -24,11 +24,11 @@ from drpilot.domain.ports import (
     StepFailed,
     Waiting,
 )
+from drpilot.domain.run import MOVES
 from drpilot.inventory.balancing import balancing, standing
 
 __all__ = ["DrillTier", "TierHealth", "TrafficHealth"]
 
-_MOVES = ("failover", "switchover")
 _TIMES = 3
 
 
@@ -117,7 +117,7 @@ class TierHealth(Action[TierInput, HealthOutput]):
         if tier.load_balancer is not None:
             checks.append(_targets(ctx, site, tier.load_balancer, wanted))
         moves: tuple[Move, ...] = ()
-        if ctx.mode in _MOVES:
+        if ctx.mode in MOVES:
             key = f"{tier.name}@{ctx.target}"
             moves = (Move("standby", key, "verified", {"checked": True}, unless=("active",)),)
         warning = (
@@ -170,7 +170,7 @@ class TrafficHealth(Action[Nothing, HealthOutput]):
 
     def observe(self, ctx: Context, given: Nothing) -> Answer[HealthOutput]:
         moves: tuple[Move, ...] = ()
-        if ctx.mode in _MOVES:
+        if ctx.mode in MOVES:
             unless = ("awaiting_commit", "active_unprotected")
             moves = (Move("group", ctx.group.name, "verified", {"checks_green": True}, unless=unless),)
         traffic = ctx.group.traffic

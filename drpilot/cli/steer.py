@@ -35,7 +35,6 @@ Step = Annotated[
 StepPath = Annotated[
     str, typer.Option("--step", metavar="STEP", help="a step's path, such as tiers/db/volumes")
 ]
-_MOVES = ("failover", "switchover")
 
 
 def _ordered(
@@ -81,9 +80,11 @@ def _already(session: Session, view: RunView, word: str, text: str) -> Answer:
 
 def commit(session: Session, group: GroupName, reason: Reason = "") -> Answer:
     """Keep the new side: confirm its epoch and invalidate the old side."""
+    from drpilot.domain.run import MOVES
+
     view = session.house.journal.view(group)
     if (
-        view.mode in _MOVES
+        view.mode in MOVES
         and view.state == "finished"
         and view.result in ("succeeded", "succeeded_with_warnings")
     ):
@@ -104,11 +105,12 @@ def rollback(
     reason: Reason = "",
 ) -> Answer:
     """Go back to the old side; after the promotion only with the loss typed."""
+    from drpilot.domain.run import MOVES
     from drpilot.services.steer import promoted_s, require_rollback
 
     house = session.house
     runs = house.journal.runs(group, limit=200)
-    view = next((run for run in runs if run.mode in _MOVES), house.journal.view(group))
+    view = next((run for run in runs if run.mode in MOVES), house.journal.view(group))
     if view.state == "finished" and view.result == "rolled_back":
         return _already(session, view, "already_rolled_back", f"{view.name} is rolled back already")
     require_rollback(house, view)

@@ -177,7 +177,11 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Tier:
-    """One tier; tiers are started from first to last and stopped from last to first."""
+    """One tier; tiers are started from first to last and stopped from last to first.
+
+    `bootstrap` is a program with its arguments, run on the controller once for each machine that a migration has
+    started for the first time.
+    """
 
     name: str
     selector: Selector | None = None
@@ -186,6 +190,7 @@ class Tier:
     standby: StandbySize = StandbySize()
     check: Check | None = None
     freeze: tuple[str, ...] = ()
+    bootstrap: tuple[str, ...] = ()
     instances: tuple[Instance, ...] = ()
     scaling_group: ScalingGroup | None = None
     load_balancer: LoadBalancer | None = None

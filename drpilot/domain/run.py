@@ -12,6 +12,8 @@ from drpilot.domain.ports import Move
 
 __all__ = [
     "LANES",
+    "MOVES",
+    "PLANNED",
     "AttemptView",
     "Change",
     "Decision",
@@ -30,6 +32,10 @@ __all__ = [
 ]
 
 LANES = ("move", "copy", "practice")
+PLANNED = ("switchover", "migrate")
+"""The modes that move the active side without loss; both sides must answer."""
+MOVES = ("failover", *PLANNED)
+"""The modes that move the active side, are committed, and are rolled back rather than cancelled."""
 
 
 @dataclass(frozen=True, slots=True)

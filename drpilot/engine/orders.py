@@ -11,14 +11,12 @@ from dataclasses import replace
 from drpilot.domain.machine import permitted
 from drpilot.domain.plan import Approval
 from drpilot.domain.ports import Move
-from drpilot.domain.run import Request, Settled
+from drpilot.domain.run import MOVES, Request, Settled
 from drpilot.domain.states import FAMILIES
 from drpilot.engine import gates, undoing
 from drpilot.engine.draft import Draft
 
-__all__ = ["MOVES", "read"]
-
-MOVES = ("failover", "switchover")  # the modes whose runs are rolled back rather than cancelled
+__all__ = ["read"]
 
 
 def read(draft: Draft) -> None:
@@ -219,7 +217,7 @@ def _rollback(draft: Draft, request: Request) -> str | None:
     if not permitted("run", draft.state, "roll back"):
         return f"a run that is {draft.state} can't be rolled back"
     if draft.view.mode not in MOVES:
-        return "only a failover or a switchover is rolled back; cancel this one"
+        return "only a failover, a switchover or a migration is rolled back; cancel this one"
     loss_typed = request.data.get("accepted_loss_s") is not None
     refused = undoing.refusal(draft, loss_typed=loss_typed)
     if refused is not None:

@@ -206,6 +206,7 @@ class TierModel(DocumentModel):
     scaling_group: Word | None = None
     load_balancer: Word | None = None
     freeze: tuple[Word, ...] = ()
+    bootstrap: Annotated[tuple[Word, ...], Field(max_length=50)] = ()
     standby: StandbyModel = StandbyModel()
     check: CheckModel | None = None
 
@@ -382,6 +383,11 @@ def _tiers(loaded: Loaded[GroupModel], model: GroupModel) -> Iterator[Finding]:
             yield loaded.finding(
                 "wrong-value", (*at, "freeze"), "freeze holds two commands: one that freezes, one that thaws"
             )
+        if tier.bootstrap and tier.scaling_group is not None:
+            what = (
+                "bootstrap is for instances; a scaling group's machines come at any time: give them user data"
+            )
+            yield loaded.finding("wrong-value", (*at, "bootstrap"), what)
         if tier.check is not None and tier.check.tcp is None and tier.check.http is None:
             yield loaded.finding("wrong-value", (*at, "check"), "a check needs tcp or http")
         elif tier.check is not None and tier.check.contains is not None and tier.check.http is None:
@@ -479,4 +485,5 @@ def _tier(name: str, model: TierModel) -> Tier:
         ),
         check=Check(model.check.tcp, model.check.http, model.check.contains) if model.check else None,
         freeze=model.freeze,
+        bootstrap=model.bootstrap,
     )

@@ -11,7 +11,7 @@ from datetime import datetime
 from sqlmodel import col, select
 
 from drpilot.base.clock import from_micros
-from drpilot.domain.run import RunView
+from drpilot.domain.run import MOVES, RunView
 from drpilot.journal import views
 from drpilot.journal.journal import Journal
 from drpilot.journal.tables import RunRow
@@ -32,8 +32,8 @@ def runs_of(journal: Journal, group: str, modes: Sequence[str], *, limit: int = 
 
 
 def recoveries(journal: Journal, group: str, *, limit: int = 12) -> tuple[RunView, ...]:
-    """The newest runs that booted a point somewhere: drills, failovers, switchovers."""
-    return runs_of(journal, group, ("drill", "failover", "switchover"), limit=limit)
+    """The newest runs that booted a point somewhere: drills, failovers, switchovers, migrations."""
+    return runs_of(journal, group, ("drill", *MOVES), limit=limit)
 
 
 def last_ended(journal: Journal, group: str) -> tuple[str, datetime] | None:

@@ -8,7 +8,7 @@ from datetime import datetime
 
 from drpilot.base.units import format_duration
 from drpilot.domain.fence import Verdict
-from drpilot.domain.run import RunView
+from drpilot.domain.run import MOVES, RunView
 from drpilot.engine.gates import fence_accepted, fence_verdict
 from drpilot.journal.views import GroupView
 from drpilot.report.critical import recovery_steps
@@ -16,7 +16,7 @@ from drpilot.report.value import Criterion, Evidence, Measured, PointUsed, Verif
 
 __all__ = ["Seen", "criteria_of", "gone_at", "measured_of", "restored_at"]
 
-_RECOVERS = ("failover", "switchover", "drill")
+_RECOVERS = (*MOVES, "drill")
 _WELL = frozenset({"succeeded", "warned", "skipped", "ignored"})
 
 
@@ -71,7 +71,7 @@ def _rpo(view: RunView, objective_s: float, point: PointUsed | None) -> Measured
             if not proposal.loss_exact:
                 method = "at most: the point's age, the last sign of life is not known"
             return Measured("rpo", objective_s, proposal.loss_s, method, proposal.loss_exact)
-        case "switchover":
+        case "switchover" | "migrate":
             proof = next(
                 (s.output["proof"] for s in view.steps.values() if s.output and s.output.get("proof")), None
             )
@@ -115,7 +115,7 @@ def criteria_of(view: RunView, seen: Seen) -> tuple[Criterion, ...]:
         bad = [item for item in verification if not item.ok]
         text = f"{len(verification) - len(bad)} of {len(verification)} checks as expected"
         found.append(Criterion("every check as expected", "failed" if bad else "passed", text))
-    if view.mode in ("failover", "switchover"):
+    if view.mode in MOVES:
         found.append(_old_side(view))
     if view.mode == "drill":
         shown = {True: "nothing reached production", False: "not proven", None: "no isolation step ended"}[

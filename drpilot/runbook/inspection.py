@@ -17,6 +17,7 @@ from drpilot.base.errors import DrpilotError, Finding
 from drpilot.domain.group import Group
 from drpilot.domain.path import COPY, Path
 from drpilot.domain.ports import Action
+from drpilot.domain.run import MOVES
 from drpilot.runbook.expression import OPEN, uses
 from drpilot.runbook.language import Foreach, Runbook, Step
 
@@ -35,7 +36,6 @@ __all__ = [
 ALWAYS_THERE = ("group", "source", "target", "point", "path", "run")
 Place = tuple[str | int, ...]
 
-_MOVES = ("failover", "switchover")
 _UNATTENDED = ("replicate", "burst", "unburst", "cleanup")
 
 
@@ -255,9 +255,9 @@ class _Inspector:
             self.notes.error(
                 place, f"purpose {purpose} runs unattended; a gate would stop it until somebody looks"
             )
-        elif gate != "go" and purpose not in _MOVES:
+        elif gate != "go" and purpose not in MOVES:
             self.notes.error(
-                place, f"gate {gate!r} belongs to a failover or a switchover, not to a {purpose}"
+                place, f"gate {gate!r} belongs to a failover, a switchover or a migration, not to a {purpose}"
             )
 
     def action(self, step: Step, at: Place, *, many: bool) -> None:
@@ -356,5 +356,5 @@ def inspect(runbook: Runbook, notes: Notes, catalogue: Mapping[str, ActionFacts]
             notes.error(
                 place, f"there is one point of no way back, and line {notes.line(inspector.turning[0])} is it"
             )
-    elif runbook.purpose in _MOVES and not inspector.turning:
+    elif runbook.purpose in MOVES and not inspector.turning:
         notes.error(("purpose",), f"a {runbook.purpose} marks exactly one step with no_way_back: true")

@@ -31,6 +31,7 @@ __all__ = [
 Purpose = Literal[
     "failover",
     "switchover",
+    "migrate",
     "reprotect",
     "drill",
     "replicate",

@@ -21,7 +21,7 @@ from drpilot.domain.plain import to_plain
 from drpilot.domain.plan import Approval, Plan, Proposal
 from drpilot.domain.point import RecoveryPoint, choose, lag_s
 from drpilot.domain.ports import CloudError
-from drpilot.domain.run import RunView
+from drpilot.domain.run import PLANNED, RunView
 from drpilot.inventory.discover import members
 from drpilot.journal.journal import NewRun
 from drpilot.journal.views import GroupView
@@ -103,11 +103,11 @@ def _refused(look: Look) -> DrpilotError:
 
 def _needed(mode: Mode, view: GroupView, route: tuple[str, str], looks: Mapping[str, Look]) -> None:
     """Refuse what can't be done while a site is silent, or refuses us."""
-    needed = {"switchover": route[:1], "survivor": route}.get(mode.name, ())
+    needed = route[:1] if mode.name in PLANNED else route if mode.name == "survivor" else ()
     for look in (looks[name] for name in needed if not looks[name].answers):
         if look.refusal:
             raise _refused(look)
-        word = "switchover-needs-both" if mode.name == "switchover" else "survivor-unseen"
+        word = "switchover-needs-both" if mode.name in PLANNED else "survivor-unseen"
         raise DrpilotError(word, site=look.site, group=view.name, why=look.detail)
 
 
@@ -199,7 +199,7 @@ def _looks(house: House, view: GroupView, source: str, target: str) -> dict[str,
 
 
 def _members(house: House, view: GroupView, mode: Mode, source: str) -> Group:
-    if not (mode.needs_source or mode.name == "switchover"):
+    if not mode.needs_source:
         return view.group
     try:
         group = members(house.site(source), view.group)

@@ -48,6 +48,7 @@ MODES: dict[str, Mode] = {
         Mode("replicate", "replicate", "copy", _LIVE, "new", needs_source=True),
         Mode("failover", "failover", "move", ("protected", "degraded"), "chosen", "failover", True, True, True, looks=True),
         Mode("switchover", "switchover", "move", ("protected", "degraded"), "new", "switchover", True, False, True, True, looks=True, burst=_NO_BURST),
+        Mode("migrate", "migrate", "move", ("protected", "degraded"), "new", "switchover", True, False, True, True, looks=True, burst=_NO_BURST),
         Mode("reprotect", "reprotect", "move", ("active_unprotected", "reprotecting"), "new", needs_source=True),
         Mode("burst", "burst", "copy", ("protected", "degraded"), "chosen", asks_name=True, burst=_NO_BURST),
         Mode("unburst", "unburst", "copy", (*_LIVE, "active_unprotected", "split_suspected"), "none", burst=_BURST),

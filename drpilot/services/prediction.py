@@ -15,12 +15,12 @@ from datetime import datetime
 
 from drpilot.base.units import format_duration
 from drpilot.domain.plan import Plan
-from drpilot.domain.run import RunView, StepView
+from drpilot.domain.run import MOVES, RunView, StepView
 from drpilot.report.critical import critical_path, recovery_steps
 
 __all__ = ["Forecast", "Stuck", "forecast", "p75", "predict", "stuck"]
 
-_MODES = frozenset({"drill", "failover", "switchover"})
+_MODES = frozenset({"drill", *MOVES})
 _WELL = frozenset({"succeeded", "succeeded_with_warnings"})
 _MEASURED = frozenset({"succeeded", "warned"})
 STUCK_FACTOR = 3.0

@@ -13,7 +13,7 @@ from datetime import datetime
 from drpilot.actions.sides import running
 from drpilot.base.errors import DrpilotError, Finding
 from drpilot.domain.ports import CloudError
-from drpilot.domain.run import RunView
+from drpilot.domain.run import MOVES, RunView
 from drpilot.domain.sides import Held, Told, quiet, witness_told, writers_told
 from drpilot.journal.body import moment
 from drpilot.journal.history import runs_of
@@ -83,7 +83,7 @@ def _held(house: House, view: GroupView, route: Route, live: Sequence[RunView]) 
     standbys = [one.state for one in house.journal.standbys(view.name) if one.site == route.other]
     fence = str(view.fences.get(route.other, {}).get("state", "none"))
     invalidated = bool(view.invalidated) and view.state in ("active_unprotected", "reprotecting")
-    known = _known_epoch(view, runs_of(house.journal, view.name, ("failover", "switchover", "survivor")))
+    known = _known_epoch(view, runs_of(house.journal, view.name, (*MOVES, "survivor")))
     return Held(
         active=route.active,
         other=route.other,

@@ -9,7 +9,7 @@ from typing import Any
 from drpilot.base.errors import DrpilotError
 from drpilot.base.units import ceiling_duration, format_duration
 from drpilot.domain.machine import permitted
-from drpilot.domain.run import RunView
+from drpilot.domain.run import MOVES, RunView
 from drpilot.engine.draft import Draft
 from drpilot.engine.gates import fence_accepted, missing, persons
 from drpilot.engine.undoing import TOUCHED, refusal
@@ -123,8 +123,8 @@ def require_rollback(house: House, view: RunView) -> None:
     """Raise `rollback-refused` where no typed fact could make a rollback of this run possible."""
     why = None
     hint = f"drpilot run show {view.name}"
-    if view.mode not in ("failover", "switchover"):
-        why = f"{view.name} is a {view.mode}: only a failover or a switchover is rolled back"
+    if view.mode not in MOVES:
+        why = f"{view.name} is a {view.mode}: only a failover, a switchover or a migration is rolled back"
     elif not permitted("run", view.state, "roll back"):
         why = f"{view.name} is {view.state}" + (f" ({view.result})" if view.result else "")
     else:

@@ -106,7 +106,7 @@ def test_every_mode_of_the_language_has_a_runbook() -> None:
     assert set(PURPOSES) <= set(RUNBOOKS)
 
 
-@pytest.mark.parametrize("name", ["failover", "switchover"])
+@pytest.mark.parametrize("name", ["failover", "switchover", "migrate"])
 def test_a_move_keeps_the_order_that_protects_the_data(name: str) -> None:
     """Epoch before fence, fence before promotion, checks before traffic, one point of no return, commit after it."""
     steps = _plan(name).steps

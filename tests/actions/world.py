@@ -48,7 +48,13 @@ from tests.actions.doors import Door, door_to
 from tests.actions.facts import Facts
 
 CLOCK = RealClock()
-LANES = {"failover": "move", "switchover": "move", "reprotect": "move", "replicate": "copy"}
+LANES = {
+    "failover": "move",
+    "switchover": "move",
+    "migrate": "move",
+    "reprotect": "move",
+    "replicate": "copy",
+}
 BUCKET = "witness"
 _WORKER = int("".join(filter(str.isdigit, os.environ.get("PYTEST_XDIST_WORKER", "0"))) or 0)
 

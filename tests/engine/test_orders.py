@@ -67,7 +67,7 @@ def awaiting(
         (paused, "skip", {"step": "b", "comment": "x"}, "step b is pending, not failed"),
         (paused, "settle", {"step": "a"}, "is not unknown"),
         (paused, "commit", {}, "not awaiting commit"),
-        (paused, "rollback", {}, "only a failover or a switchover"),
+        (paused, "rollback", {}, "only a failover, a switchover or a migration"),
         (gated, "settle", {"step": "go"}, "is not unknown"),
         (gated, "commit", {}, "the run is waiting"),
         (awaiting, "retry", {}, "has nothing to retry"),

@@ -111,7 +111,7 @@ def test_only_moves_are_rolled_back(bench: Bench) -> None:
     begin(bench, plan(step("a"), mode="reprotect", lane="move"))
     bench.driver().drive(bench.journal.view("shop").id, ME)
     view, refused = order(bench, "rollback")
-    assert "only a failover or a switchover" in refused
+    assert "only a failover, a switchover or a migration" in refused
     view, _ = order(bench, "cancel")
     assert view.result == "cancelled"
 

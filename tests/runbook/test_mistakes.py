@@ -94,7 +94,7 @@ MISTAKES: list[tuple[list[str], list[str]]] = [
     (["{id: f, foreach: {items: [a], as: group, key: x, max_items: 9}, steps: [{id: x, action: check.target}]}"], ["5:35: the name 'group' is taken"]),
     (["{id: f, foreach: {items: [a, b], key: '${{ item }}', max_items: 9}, steps: [{id: x, gate: go}]}"], ["5:89: a gate inside a foreach would ask the same thing many times"]),
     (["{id: a, gate: go}", "{id: b, gate: go}"], ["6:13: gate 'go' stands twice, first in line 5"]),
-    (["{id: a, gate: commit}"], ["5:13: gate 'commit' belongs to a failover or a switchover, not to a drill"]),
+    (["{id: a, gate: commit}"], ["5:13: gate 'commit' belongs to a failover, a switchover or a migration, not to a drill"]),
     (["{id: a, action: core.shell, with: {tier: x}, retry: {attempts: 3}}"], ["5:50: action core.shell can't be repeated safely, so it takes no retry"]),
     (["{id: a, action: check.target, no_way_back: true}", "{id: b, action: check.target, no_way_back: true}"], ["6:35: there is one point of no way back, and line 5 is it"]),
     (["{id: f, foreach: {items: [a], key: x, max_items: 9}, steps: [{id: x, action: check.target, no_way_back: true}]}"], ["5:96: inside a foreach there would be many points of no way back"]),
@@ -121,7 +121,7 @@ def test_guarded_references_give_no_warning() -> None:
 @pytest.mark.parametrize(
     ("head", "wanted"),
     [
-        ("drpilot: 1\nrunbook: x\npurpose: fail\nsteps:\n", "3:10: purpose: must be 'failover', 'switchover', 'reprotect', 'drill', 'replicate', 'burst', 'unburst', 'fence', 'survivor', 'cleanup' or 'retire', not 'fail'"),
+        ("drpilot: 1\nrunbook: x\npurpose: fail\nsteps:\n", "3:10: purpose: must be 'failover', 'switchover', 'migrate', 'reprotect', 'drill', 'replicate', 'burst', 'unburst', 'fence', 'survivor', 'cleanup' or 'retire', not 'fail'"),
         ("drpilot: 1\nrunbook: X\npurpose: drill\nsteps:\n", "2:10: runbook: 'X' does not have the form ^[a-z][a-z0-9_-]*$"),
         ("drpilot: 1\nrunbook: x\npurpose: drill\nvars: {a: 1}\nsteps:\n", "4:1: key 'vars': is not part of this version of the runbook language"),
         ("drpilot: 1\nrunbook: x\npurpose: drill\ninputs: {a: 1}\nsteps:\n", "4:1: key 'inputs': is not part of this version of the runbook language"),
