@@ -110,6 +110,9 @@ _ROWS: tuple[Row, ...] = (
     Row("DRP-4042", "burst-running", 5, "{group} has a burst on {site}, {state} since {since}: {verb} is not possible", "One burst a group; and a planned move or a farewell begins without one.", "drpilot burst {group} --end"),
     Row("DRP-4043", "burst-idle", 5, "{group} has no burst", "There is nothing to end.", "drpilot status {group}"),
     Row("DRP-4044", "burst-refused", 5, "{group} can't burst: {what}", "A burst never takes the room that a failover needs, and one that begins by itself waits for its cool-down.", "{hint}"),
+    Row("DRP-4045", "not-migrated", 5, "{group} has no migration to finish: {what}", "Only a committed migration is finished: then nothing stands by any more, and what drpilot made on the old side goes.", "drpilot status {group}; to let the group go: drpilot group retire {group}"),
+    Row("DRP-4046", "rounds-too-long", 5, "the last of {rounds} replications took {took}, {limit} were allowed", "While the last copy is made nobody can write, for about as long as a replication takes.", "--until with a longer time, --rounds with more of them, or a quieter hour"),
+    Row("DRP-4047", "surroundings-lacking", 5, "{count} things that {group} needs are not on {site} and can't be made there", "Networks, types, profiles and KMS keys are mapped, never made; a key pair or security group is made only where it means the same there.", "make them on {site}, or name others in the group file, then: drpilot protect FILE"),
     # 50xx runs
     Row("DRP-5001", "run-failed", 1, "{run} failed at step {step}", "A step failed and its policy is to stop the run.", "drpilot run show {run}"),
     Row("DRP-5002", "run-paused", 4, "{run} is paused at step {step}: {what}", "In a disaster a person decides what to do about a failed step.", "drpilot run retry {group}  (or: run skip, rollback {group}, run cancel)"),

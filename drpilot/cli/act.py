@@ -30,6 +30,7 @@ __all__ = [
     "failback",
     "failover",
     "fence",
+    "moved",
     "replicate",
     "reprotect",
     "switchover",
@@ -45,18 +46,20 @@ Point = Annotated[
 
 def failover(session: Session, group: GroupName, move: Move, consent: Consent) -> Answer:
     """Make the other side active; the source is presumed lost."""
-    return _move(session, "failover", group, move, consent)
+    return moved(session, "failover", group, move, consent)
 
 
 def switchover(session: Session, group: GroupName, move: Move, consent: Consent) -> Answer:
     """Make the other side active without loss; both sides must answer."""
-    return _move(session, "switchover", group, move, consent)
+    return moved(session, "switchover", group, move, consent)
 
 
 def failback(session: Session, group: GroupName, move: Move, consent: Consent) -> Answer:
-    """Switch over towards home, the primary of the group file."""
+    """Switch over towards home: the primary of the group file, or where a migration has brought the group."""
+    from drpilot.services.migration import home_of
+
     view = session.house.journal.group(group)
-    home = view.group.primary
+    home = home_of(session.house, view)
     if move.to not in (None, home):
         raise DrpilotError(
             "usage",
@@ -69,10 +72,11 @@ def failback(session: Session, group: GroupName, move: Move, consent: Consent) -
             (f"{group} is active on {home}, its home, already",),
             session.command(f"status {group}"),
         )
-    return _move(session, "switchover", group, move, consent)
+    return moved(session, "switchover", group, move, consent)
 
 
-def _move(session: Session, mode: str, group: str, move: Move, consent: Consent) -> Answer:
+def moved(session: Session, mode: str, group: str, move: Move, consent: Consent) -> Answer:
+    """A move proposed, shown, consented to, begun and followed."""
     from drpilot.services.begin import Asking, begin, propose
     from drpilot.services.begin import consent as consented
 
@@ -192,7 +196,7 @@ def fence(session: Session, group: GroupName, naming: Naming, detach: Detach = F
     if naming.survivor is not None:
         consent = Consent(naming.reason, naming.confirm, None, naming.break_glass)
         move = Move(to=naming.survivor, dry_run=naming.dry_run, detach=detach)
-        return _move(session, "survivor", group, move, consent)
+        return moved(session, "survivor", group, move, consent)
     if naming != Naming():
         what = "--reason, --confirm, --break-glass and --dry-run belong to --survivor SITE"
         raise DrpilotError("usage", what=what, hint=session.command(f"fence {group}"))

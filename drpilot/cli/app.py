@@ -24,6 +24,7 @@ from drpilot.cli import (
     bundles,
     bursting,
     look,
+    migrating,
     mover,
     practise,
     protecting,
@@ -203,6 +204,7 @@ _add(app, "explain", look.explain, EVERY_DAY)
 _add(app, "failover", act.failover, MOVES)
 _add(app, "switchover", act.switchover, MOVES)
 _add(app, "failback", act.failback, MOVES)
+_add(app, "migrate", migrating.migrate, MOVES)
 
 _add(app, "commit", steer.commit, ANSWERS)
 _add(app, "rollback", steer.rollback, ANSWERS)

@@ -110,7 +110,17 @@ def _words(session: Session, view: RunView, times: dict[str, float | None]) -> l
         if measured:
             lines.append(measured)
         lines.append(f"{view.group} is {_stands(group)}, epoch {group.epoch}")
+        if _migrated(view, group.state):
+            old = view.plan.source
+            lines.append(
+                f"home is {group.active} now; {old} is left as it is: stopped, marked, standing by for nobody"
+            )
+            lines.append(f"to let {old} stand by again: {session.command(f'reprotect {view.group}')}")
     return lines
+
+
+def _migrated(view: RunView, state: str) -> bool:
+    return view.mode == "migrate" and state == "active_unprotected"
 
 
 def _stands(group: GroupView) -> str:
@@ -143,6 +153,8 @@ def _next(session: Session, view: RunView) -> str:
     if view.state == "awaiting_commit":
         return session.command(f"commit {group}")
     state = session.house.journal.group(group).state
+    if _migrated(view, state):
+        return session.command(f"migrate {group} --finish")
     if state == "active_unprotected":
         return session.command(f"reprotect {group}")
     if view.state == "paused":

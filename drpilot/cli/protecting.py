@@ -32,6 +32,8 @@ __all__ = [
     "point_pin",
     "point_quarantine",
     "point_unpin",
+    "preview_blocks",
+    "preview_document",
     "protect",
 ]
 
@@ -120,17 +122,22 @@ def group_list(session: Session) -> Answer:
 
 def group_show(session: Session, group: GroupName) -> Answer:
     """One group: its file as taken in, and its members last seen."""
+    from drpilot.services.migration import home_of
+
     view = session.house.journal.group(group)
     now = session.house.clock.now()
+    home = home_of(session.house, view)
     lines = [
-        f"{view.name}: {view.state}, active on {view.active}, home {view.group.primary}, epoch {view.epoch}",
+        f"{view.name}: {view.state}, active on {view.active}, home {home}, epoch {view.epoch}",
         f"locked by {view.locked_by}: {view.locked_reason}" if view.locked_by else "not locked",
         f"last move {moment(view.moved_at, now)}" if view.moved_at else "never moved",
         "",
         view.document.rstrip("\n"),
     ]
     return Answer(
-        {**group_document(view), "document": view.document}, tuple(lines), session.command(f"status {group}")
+        {**group_document(view), "home": home, "document": view.document},
+        tuple(lines),
+        session.command(f"status {group}"),
     )
 
 
@@ -212,6 +219,13 @@ def protect(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="say what would become of each member and stop")
     ] = False,
+    make_missing: Annotated[
+        bool,
+        typer.Option(
+            "--make-missing",
+            help="make key pairs and security groups that the other side lacks, before the first point",
+        ),
+    ] = False,
     detach: Detach = False,
 ) -> Answer:
     """Take a group file in and make the first point."""
@@ -221,25 +235,31 @@ def protect(
 
     text = read_text(file)
     if dry_run:
-        plan = service.preview(session.house, text, str(file))
-        lines = (*_preview(plan), "nothing was changed")
+        plan = service.preview(session.house, text, str(file), make_missing=make_missing)
+        lines = (*preview_blocks(plan), "nothing was changed")
         return Answer(
-            {**_preview_document(plan), "dry_run": True},
+            {**preview_document(plan), "dry_run": True},
             lines,
             session.command(f"protect {file}"),
             3 if plan.errors else 0,
         )
     house = session.house
-    view, plan = service.protect(house, text, str(file))
-    for block in _preview(plan):
+    view, plan = service.protect(house, text, str(file), make_missing=make_missing)
+    for block in preview_blocks(plan):
         session.say(*([block] if isinstance(block, str) else []))
     if view.state not in ("seeding", "protected", "degraded", "active_unprotected"):
         return Answer(
-            {**_preview_document(plan), "state": view.state},
+            {**preview_document(plan), "state": view.state},
             (f"{view.name}: the new file is taken in",),
             session.command(f"status {view.name}"),
         )
-    run = begin(house, propose(house, "replicate", view.name, Asking(reason=f"protect {file.name}")), None)
+    asking = Asking(reason=f"protect {file.name}")
+    if plan.made:
+        session.say(f"to be made on {view.standing}: {', '.join(plan.made)}")
+        closing(
+            session, follow(session, begin(house, propose(house, "configure", view.name, asking), None).id)
+        )
+    run = begin(house, propose(house, "replicate", view.name, asking), None)
     session.run = run.name
     if detach:
         return left(session, run)
@@ -248,7 +268,7 @@ def protect(
     state = house.journal.group(view.name).state
     lines = (f"{view.name}: {view.active} → {view.standing} · {_sizes(plan)}", *answer.blocks)
     return Answer(
-        {**_preview_document(plan), "state": state, "run": run_document(ended)},
+        {**preview_document(plan), "state": state, "run": run_document(ended)},
         lines,
         session.command("status"),
     )
@@ -260,7 +280,8 @@ def _sizes(plan: Preview) -> str:
     return f"{len(plan.group.tiers)} tiers, {members} members, {volumes} volumes ({format_size(plan.size_gib * GIB)})"
 
 
-def _preview(plan: Preview) -> list[Any]:
+def preview_blocks(plan: Preview) -> list[Any]:
+    """What protecting would do, as lines and a table."""
     group, other = plan.group, plan.group.other(plan.active)
     wanted = f"RPO {format_duration(group.objectives.rpo_s)}, RTO {format_duration(group.objectives.rto_s)}"
     heads = ("TIER", "MEMBER", f"ON {plan.active.upper()}", f"BECOMES ON {other.upper()}", "BY")
@@ -278,7 +299,8 @@ def _finding(finding: Finding) -> str:
     return f"{where}{finding.severity}[{finding.code}]: {finding.message}{hint}"
 
 
-def _preview_document(plan: Preview) -> dict[str, Any]:
+def preview_document(plan: Preview) -> dict[str, Any]:
+    """The same as data."""
     return {
         "group": plan.group.name,
         "active": plan.active,
@@ -288,6 +310,7 @@ def _preview_document(plan: Preview) -> dict[str, Any]:
         "size_gib": plan.size_gib,
         "data_path": plan.data_path,
         "members": [asdict(row) for row in plan.rows],
+        "made": list(plan.made),
         "findings": [{**asdict(one), "code": one.code} for one in (*plan.findings, *plan.unprotected)],
     }
 

@@ -42,6 +42,7 @@ TERMS: dict[str, str] = {
     "drill": "a failover tried in isolation and removed again; it proves a point and measures the time",
     "failover": "the unplanned move: the source is presumed lost",
     "switchover": "the planned move without loss; both sides must answer",
+    "migration": "a planned move without loss, for good: home is the other side after its commit",
     "failback": "a switchover towards home",
     "commit": "the decision to keep the new side; it confirms the epoch and invalidates the old side",
     "rollback": "the way back to the old side; each step's undo in reverse order",

@@ -36,7 +36,7 @@ __all__ = [
 ALWAYS_THERE = ("group", "source", "target", "point", "path", "run")
 Place = tuple[str | int, ...]
 
-_UNATTENDED = ("replicate", "burst", "unburst", "cleanup")
+_UNATTENDED = ("replicate", "burst", "unburst", "cleanup", "configure")
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,6 +41,7 @@ Purpose = Literal[
     "survivor",
     "cleanup",
     "retire",
+    "configure",
 ]
 PURPOSES: tuple[Purpose, ...] = get_args(Purpose)
 

@@ -50,6 +50,7 @@ MODES: dict[str, Mode] = {
         Mode("switchover", "switchover", "move", ("protected", "degraded"), "new", "switchover", True, False, True, True, looks=True, burst=_NO_BURST),
         Mode("migrate", "migrate", "move", ("protected", "degraded"), "new", "switchover", True, False, True, True, looks=True, burst=_NO_BURST),
         Mode("reprotect", "reprotect", "move", ("active_unprotected", "reprotecting"), "new", needs_source=True),
+        Mode("configure", "configure", "copy", _LIVE, "none", needs_source=True),
         Mode("burst", "burst", "copy", ("protected", "degraded"), "chosen", asks_name=True, burst=_NO_BURST),
         Mode("unburst", "unburst", "copy", (*_LIVE, "active_unprotected", "split_suspected"), "none", burst=_BURST),
         Mode("drill", "drill", "practice", ("protected", "degraded"), "chosen", isolated=True, expires=True),

@@ -16,6 +16,7 @@ from drpilot.inventory import groupfile
 from drpilot.inventory.discover import carried, members, uncarried, unprotected
 from drpilot.inventory.draft import draft as write_draft
 from drpilot.inventory.losses import losses
+from drpilot.inventory.making import Making, making
 from drpilot.inventory.partners import partners
 from drpilot.inventory.survey import Surveyed, offer, survey
 from drpilot.journal.views import GroupView
@@ -47,6 +48,7 @@ class Preview:
     unprotected: tuple[Finding, ...]
     size_gib: int
     data_path: str
+    made: tuple[str, ...] = ()  # what a `configure` run will make on the other side
 
     @property
     def errors(self) -> tuple[Finding, ...]:
@@ -54,8 +56,12 @@ class Preview:
         return tuple(finding for finding in self.findings if finding.severity == "error")
 
 
-def preview(house: House, text: str, file: str) -> Preview:
-    """Read a group file, find its members on the active side, and say what would become of each."""
+def preview(house: House, text: str, file: str, *, make_missing: bool = False) -> Preview:
+    """Read a group file, find its members on the active side, and say what would become of each.
+
+    With `make_missing` a key pair or security group that the other side lacks and a `configure` run can make is no
+    error; why one can't be made is.
+    """
     document = groupfile.read(text, file, tuple(house.configuration.sites))
     group = document.group
     if group is None:
@@ -70,7 +76,11 @@ def preview(house: House, text: str, file: str) -> Preview:
         *uncarried(site, found, there),
         *losses(found, site.capabilities, there, other),
     ]
-    findings = [*document.findings, *document.located(later), *_partners(house, found, active, document)]
+    lacks = [*_partners(house, found, active, document)]
+    made = making(found, active, house.site) if make_missing else Making()
+    lacks = [_made(finding, made, other) for finding in lacks]
+    lacks += [Finding("partner-missing", "error", why, document.position("map")) for why in made.refused]
+    findings = [*document.findings, *document.located(later), *lacks]
     size = sum(volume.size_gib for tier in found.tiers for each in tier.instances for volume in each.volumes)
     return Preview(
         group=found,
@@ -84,6 +94,7 @@ def preview(house: House, text: str, file: str) -> Preview:
         unprotected=unprotected(site, found),
         data_path=path_between(site.capabilities, there).words,
         size_gib=size,
+        made=made.names,
     )
 
 
@@ -110,6 +121,15 @@ def _partners(
     for each in judged:
         if each.finding is not None:
             yield replace(each.finding, where=document.position(*each.ask.path))
+
+
+def _made(finding: Finding, made: Making, site: str) -> Finding:
+    """What is missing and will be made stands in nobody's way."""
+    if finding.word != "partner-missing" or not finding.message.startswith(
+        tuple(f"{one} " for one in made.names)
+    ):
+        return finding
+    return replace(finding, severity="info", hint=f"the first run makes it on {site}")
 
 
 def _known(house: House, group: Group) -> GroupView | None:
@@ -155,9 +175,12 @@ def _rows(tier: Tier, group: Group, active: str, *, alike: bool) -> list[Row]:
     return rows
 
 
-def protect(house: House, text: str, file: str) -> tuple[GroupView, Preview]:
-    """Take the file in; the first point is a `replicate` run, begun by the caller. Raises on what has no partner."""
-    plan = preview(house, text, file)
+def protect(house: House, text: str, file: str, *, make_missing: bool = False) -> tuple[GroupView, Preview]:
+    """Take the file in; the first point is a `replicate` run, begun by the caller. Raises on what has no partner.
+
+    With `make_missing` a `configure` run comes before that where the preview says `made`.
+    """
+    plan = preview(house, text, file, make_missing=make_missing)
     if plan.errors:
         raise refusal(file, plan.errors)
     view = house.journal.protect(plan.group, text, house.person)

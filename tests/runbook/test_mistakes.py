@@ -121,7 +121,7 @@ def test_guarded_references_give_no_warning() -> None:
 @pytest.mark.parametrize(
     ("head", "wanted"),
     [
-        ("drpilot: 1\nrunbook: x\npurpose: fail\nsteps:\n", "3:10: purpose: must be 'failover', 'switchover', 'migrate', 'reprotect', 'drill', 'replicate', 'burst', 'unburst', 'fence', 'survivor', 'cleanup' or 'retire', not 'fail'"),
+        ("drpilot: 1\nrunbook: x\npurpose: fail\nsteps:\n", "3:10: purpose: must be 'failover', 'switchover', 'migrate', 'reprotect', 'drill', 'replicate', 'burst', 'unburst', 'fence', 'survivor', 'cleanup', 'retire' or 'configure', not 'fail'"),
         ("drpilot: 1\nrunbook: X\npurpose: drill\nsteps:\n", "2:10: runbook: 'X' does not have the form ^[a-z][a-z0-9_-]*$"),
         ("drpilot: 1\nrunbook: x\npurpose: drill\nvars: {a: 1}\nsteps:\n", "4:1: key 'vars': is not part of this version of the runbook language"),
         ("drpilot: 1\nrunbook: x\npurpose: drill\ninputs: {a: 1}\nsteps:\n", "4:1: key 'inputs': is not part of this version of the runbook language"),
