@@ -187,7 +187,7 @@ def _finish(session: Session, group: str, migration: Migration) -> Answer:
     view = house.journal.group(group)
     past = finishing(house, view)
     session.say(
-        f"{group}: FINISH  lets the group go, with its {len(house.journal.points(group))} points, its standbys and our tags; "
+        f"{group}: FINISH  lets the group go: its {len(house.journal.points(group))} points, our standbys and tags; "
         f"what runs on {view.active} stays, and so do the originals on {view.standing}, stopped: "
         f"{', '.join(originals(past)) or 'none was seen'}",
     )
