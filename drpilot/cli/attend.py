@@ -112,9 +112,7 @@ def _words(session: Session, view: RunView, times: dict[str, float | None]) -> l
         lines.append(f"{view.group} is {_stands(group)}, epoch {group.epoch}")
         if _migrated(view, group.state):
             old = view.plan.source
-            lines.append(
-                f"home is {group.active} now; {old} is left as it is: stopped, marked, standing by for nobody"
-            )
+            lines.append(f"its home is there now; what stands on {old} is left as it is, stopped and marked")
             lines.append(f"to let {old} stand by again: {session.command(f'reprotect {view.group}')}")
     return lines
 

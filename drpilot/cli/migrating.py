@@ -17,6 +17,7 @@ from drpilot.cli.attend import closing, follow
 from drpilot.cli.options import Consent, GroupName, Move
 from drpilot.cli.protecting import preview_blocks, preview_document
 from drpilot.cli.render import Answer, Table
+from drpilot.cli.screen import screen
 from drpilot.cli.session import Session
 
 if TYPE_CHECKING:
@@ -150,7 +151,8 @@ def _shown(session: Session, group: str, found: Surroundings, rounds: Rounds) ->
         Table(("KIND", f"ON {view.standing.upper()}", "STANDS FOR", "IS", "SEEN"), tuple(rows)),
         *(f"not made by drpilot: {text}" for text in refused),
         *(f"! {program} can't be started on this host" for program in found.programs),
-        f"then at most {rounds.most} replications, until one takes {until} or less, and the switch",
+        f"then at most {rounds.most} replications, until one takes {until} or less, and the switch:",
+        *_switch(session, group),
         "nothing was changed",
     ]
     heads = ("kind", "name", "source", "is", "observed")
@@ -166,6 +168,17 @@ def _shown(session: Session, group: str, found: Surroundings, rounds: Rounds) ->
     }
     again = session.command(f'migrate {group} --reason "…"')
     return Answer(data, tuple(lines), again, 3 if refused else 0)
+
+
+def _switch(session: Session, group: str) -> list[str]:
+    """The screen of the switch as it would be now, or why it would be refused now."""
+    from drpilot.services.begin import Asking, propose
+
+    try:
+        offer = propose(session.house, "migrate", group, Asking("a dry run"))
+    except DrpilotError as error:
+        return [f"not now: {error.title}" + (f" ({error.why})" if error.why else "")]
+    return screen(offer.proposal, session.house.clock.now())
 
 
 def _row(each: Parity, made: dict[str, None]) -> tuple[str, str, str, str, str]:

@@ -240,7 +240,7 @@ def protect(
         return Answer(
             {**preview_document(plan), "dry_run": True},
             lines,
-            session.command(f"protect {file}"),
+            session.command(f"protect {file}" + (" --make-missing" if make_missing else "")),
             3 if plan.errors else 0,
         )
     house = session.house
