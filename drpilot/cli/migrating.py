@@ -73,6 +73,9 @@ def migrate(session: Session, group: GroupName, migration: Migration) -> Answer:
     view = house.journal.group(group)
     if migration.finish:
         return _finish(session, group, migration)
+    live = [run for run in house.journal.runs(group, live=True) if run.mode == "migrate"]
+    if live and not migration.dry_run:  # a switch that was left half-way is gone on with, as its consent says
+        return closing(session, follow(session, live[0].id, patient=True))
     if migration.to not in (None, view.standing):
         what = f"--to {migration.to} is not the other side of {group}"
         raise DrpilotError(

@@ -149,6 +149,9 @@ def swapped(old: str, new: str) -> str:
         ("{tag: tier=db}", "{tag: a=b, ids: [i-1]}", "14:5: instances are found by a tag or by ids, one of both"),
         ("[i-0a, i-0b]", "[vol-1]", "23:23: tiers.web.instances.ids: 'vol-1' does not have the form ^i-[0-9A-Za-z]+$"),
         ("freeze, /opt/shop/bin/thaw]", "freeze]", "15:5: freeze holds two commands: one that freezes, one that thaws"),
+        ("{count: 0, grow: 3}", "{count: 0, grow: 3}\n    bootstrap: [/opt/shop/bin/first]", "21:5: bootstrap is for instances; a scaling group's machines come at any time: give them user data"),
+        ("freeze: [/opt/shop/bin/freeze, /opt/shop/bin/thaw]", "bootstrap: ['']", "15:17: tiers.db.bootstrap: must have at least 1 characters, not ''"),
+        ("freeze: [/opt/shop/bin/freeze, /opt/shop/bin/thaw]", "bootstrap: /opt/first", "15:16: tiers.db.bootstrap: a list is wanted, not '/opt/first'"),
         ("grow: m5.xlarge", "grow: 3", "16:31: instances grow to a type such as m5.xlarge, not to 3"),
         ("{size: t3.small", "{count: 1, size: t3.small", "16:15: count is for a scaling group; instances wait stopped, as size"),
         ("{count: 0, grow: 3}", "{count: 0, grow: m5.large}", "20:25: a scaling group grows to a number of instances, not to 'm5.large'"),
@@ -352,3 +355,14 @@ def test_mistakes_about_buckets_have_their_place(old: str, new: str, wanted: str
     assert document.group is None
     found = [f"{one.where.removeprefix('shop.yaml:')}: {one.message}" for one in document.findings]
     assert found == [wanted]
+
+
+def test_a_bootstrap_is_a_program_with_its_arguments() -> None:
+    """One word each, as they stand there."""
+    text = SHOP.replace(
+        "    load_balancer: shop-lb\n",
+        '    load_balancer: shop-lb\n    bootstrap: [/opt/first, "two words", -v]\n',
+    )
+    group = require_group(text, "shop.yaml", SITES)
+    assert group.tier("web").bootstrap == ("/opt/first", "two words", "-v")
+    assert group.tier("db").bootstrap == ()
