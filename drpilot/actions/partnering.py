@@ -101,7 +101,7 @@ class Keys(Action[Nothing, MadeOutput]):
             if (
                 "address-tags" in site.capabilities
             ):  # elsewhere only few things can be tagged, and this is none
-                tags = ctx.tags(partner=each.name)
+                tags = ctx.tags(partner=each.name, member=each.name)
                 params["TagSpecifications"] = [specification("key-pair", tags)]
             _once(site, "ImportKeyPair", params)
         return visible(self.observe, ctx, given)
@@ -129,11 +129,12 @@ class Groups(Action[Nothing, MadeOutput]):
         site = ctx.site("target")
         for each in _making(ctx).groups:
             where = {"VpcId": each.vpc} if each.vpc else {}
+            tags = ctx.tags(partner=each.source, member=f"{each.name} {each.vpc}".strip())
             params: Json = {
                 "GroupName": each.name,
                 "Description": f"like {each.source} on {ctx.source}",
                 **where,
-                "TagSpecifications": [specification("security-group", ctx.tags(partner=each.source))],
+                "TagSpecifications": [specification("security-group", tags)],
             }
             _once(site, "CreateSecurityGroup", params)
         return visible(self.observe, ctx, given)
