@@ -32,8 +32,12 @@ from drpilot.domain.ports import (
     Waiting,
 )
 
-__all__ = ["Adopt", "CopyImage", "Enrol", "Find", "Register"]
+__all__ = ["BY_HAND", "SOURCE_SITE", "Adopt", "CopyImage", "Enrol", "Find", "Register"]
 
+BY_HAND = "by-hand"
+"""The tier that an image carried by `drpilot image copy` is tagged with."""
+SOURCE_SITE = "drpilot:source-site"
+"""The tag with the site that such an image comes from."""
 _GONE = ("failed", "deregistered", "error", "invalid")
 
 
@@ -41,6 +45,12 @@ class TierInput(Model):
     """One tier."""
 
     tier: str
+
+
+class CopyInput(TierInput):
+    """A tier, and what its image is called on the target; empty: named by drpilot."""
+
+    name: str = ""
 
 
 class ImageOutput(Model):
@@ -55,12 +65,16 @@ def standing(ctx: Context, given: TierInput) -> tuple[Json | None, bool]:
     """The image on the target, and whether it was there before this step."""
     group = scaling_of(tier_of(ctx, given.tier))
     target = ctx.site("target")
-    filters = tagged(group=ctx.group.name, member=group.key, source_image=group.image)
-    standing = [item for item in images(target, filters) if item["State"] not in _GONE]
-    if standing:
-        run = ctx.tags()["drpilot:run"]
-        chosen = min(standing, key=lambda item: (item["State"] != "available", str(item.get("CreationDate"))))
-        return chosen, tags_of(chosen).get("drpilot:run") != run
+    ours = tagged(group=ctx.group.name, member=group.key, source_image=group.image)
+    by_hand = tagged(tier=BY_HAND, source_image=group.image)  # of no group, good for any
+    for filters in (ours, by_hand):
+        standing = [item for item in images(target, filters) if _usable(ctx, item)]
+        if standing:
+            run = ctx.tags()["drpilot:run"]
+            chosen = min(
+                standing, key=lambda item: (item["State"] != "available", str(item.get("CreationDate")))
+            )
+            return chosen, tags_of(chosen).get("drpilot:run") != run
     source = first(images(ctx.site("source"), [{"Name": "image-id", "Values": [group.image]}]))
     origin = tags_of(source or {}).get("drpilot:source-image")
     if origin:
@@ -68,6 +82,16 @@ def standing(ctx: Context, given: TierInput) -> tuple[Json | None, bool]:
         if original is not None and original["State"] == "available":
             return original, True
     return None, False
+
+
+def _usable(ctx: Context, image: Json) -> bool:
+    """Whether an image has not failed and is not of an image with the same id on a third site."""
+    return image["State"] not in _GONE and tags_of(image).get(SOURCE_SITE, ctx.source) == ctx.source
+
+
+def _name(ctx: Context, given: TierInput) -> str:
+    image = scaling_of(tier_of(ctx, given.tier)).image
+    return f"drpilot-{ctx.group.name}-{given.tier}-{image}-{ctx.token[:8]}"[:128]
 
 
 def _there(ctx: Context, given: TierInput, found: Json, *, adopted: bool) -> Done[ImageOutput]:
@@ -84,7 +108,7 @@ def _there(ctx: Context, given: TierInput, found: Json, *, adopted: bool) -> Don
     return Done(ImageOutput(image=found["ImageId"], source_image=group.image, adopted=adopted), moves)
 
 
-class CopyImage(Action[TierInput, ImageOutput]):
+class CopyImage(Action[CopyInput, ImageOutput]):
     """Bring a scaling group's image to the target, once for all points that use it.
 
     An earlier copy that still stands is adopted; on the way back the original is found by the copy's
@@ -98,10 +122,10 @@ class CopyImage(Action[TierInput, ImageOutput]):
     permissions = ("ec2:CopyImage", "ec2:CreateTags", "ec2:DescribeImages", "kms:CreateGrant")
     at = ("target", "source")
     slot = "copy-snapshot"
-    Input = TierInput
+    Input = CopyInput
     Output = ImageOutput
 
-    def start(self, ctx: Context, given: TierInput) -> Answer[ImageOutput]:
+    def start(self, ctx: Context, given: CopyInput) -> Answer[ImageOutput]:
         group = scaling_of(tier_of(ctx, given.tier))
         found, _ = standing(ctx, given)
         if found is None:
@@ -109,7 +133,7 @@ class CopyImage(Action[TierInput, ImageOutput]):
                 point=ctx.point_id, tier=given.tier, member=group.key, **{"source-image": group.image}
             )
             params: Json = {
-                "Name": f"drpilot-{ctx.group.name}-{given.tier}-{group.image}-{ctx.token[:8]}",
+                "Name": given.name or _name(ctx, given),
                 "SourceImageId": group.image,
                 "SourceRegion": ctx.site("source").region,
                 "Description": f"drpilot:{ctx.name}/{ctx.path}",
@@ -123,7 +147,7 @@ class CopyImage(Action[TierInput, ImageOutput]):
             ctx.site("target").call("ec2", "CopyImage", params, token=ctx.sub(group.key))
         return visible(self.observe, ctx, given)
 
-    def observe(self, ctx: Context, given: TierInput) -> Answer[ImageOutput]:
+    def observe(self, ctx: Context, given: CopyInput) -> Answer[ImageOutput]:
         group = scaling_of(tier_of(ctx, given.tier))
         found, adopted = standing(ctx, given)
         if found is None:
@@ -189,11 +213,15 @@ class Find(Action[TierInput, FoundOutput]):
 
 
 class EnrolInput(TierInput):
-    """A tier, the snapshot on the target that its image's root was carried into, and what the image was like."""
+    """A tier, the snapshot on the target that its image's root was carried into, and what the image was like.
+
+    `name` is what it is called there; empty: named by drpilot.
+    """
 
     snapshot: str
     root_device: str
     architecture: str = "x86_64"
+    name: str = ""
 
 
 class Enrol(Action[EnrolInput, ImageOutput]):
@@ -220,7 +248,7 @@ class Enrol(Action[EnrolInput, ImageOutput]):
             )
             ebs: Json = {"SnapshotId": given.snapshot, "DeleteOnTermination": True}
             params: Json = {
-                "Name": f"drpilot-{ctx.group.name}-{given.tier}-{group.image}-{ctx.token[:8]}"[:128],
+                "Name": given.name or _name(ctx, given),
                 "Description": f"drpilot:{ctx.name}/{ctx.path}",
                 "Architecture": given.architecture,
                 "RootDeviceName": given.root_device,

@@ -11,7 +11,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["COPY", "Path", "path_between"]
+__all__ = ["COPY", "ImageWay", "Path", "image_way", "path_between"]
 
 Kind = Literal["copy", "staged", "manual"]
 
@@ -71,3 +71,43 @@ def path_between(source: AbstractSet[str], target: AbstractSet[str]) -> Path:
         )
     stage: Literal["", "source", "target"] = "source" if read == "mover" else "target"
     return Path("staged", read, write, stage, why)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageWay:
+    """The way of one image from a source to a target.
+
+    `copy`: by CopyImage. `staged`: its root goes by `path`. `unbundled`: its bundle is unpacked into a snapshot.
+    `retargeted`: its bundle is registered there under a new manifest, the parts as they are. `manual`: by a person.
+    """
+
+    kind: Literal["copy", "staged", "unbundled", "retargeted", "manual"]
+    path: Path = COPY
+    why: str = ""
+
+    @property
+    def words(self) -> str:
+        """The way in words, as it is said before it begins."""
+        return {
+            "copy": "the target copies the image itself, by CopyImage",
+            "staged": f"the blocks of its root: {self.path.words}; then registered from a snapshot",
+            "unbundled": "its bundle is unpacked and written by EBS direct, then registered from the snapshot",
+            "retargeted": "its bundle gets a new manifest for the target, the parts byte for byte, then is registered",
+            "manual": f"a person carries it: {self.why or self.path.why}",
+        }[self.kind]
+
+
+def image_way(source: AbstractSet[str], target: AbstractSet[str], *, bundled: bool) -> ImageWay:
+    """The way of an image between two sites by their capabilities; `bundled` is one in a bucket. Pure."""
+    if "ec2:CopyImage" in source and "ec2:CopyImage" in target:
+        return ImageWay("copy")
+    if not bundled:
+        path = path_between(source, target)
+        return ImageWay("manual" if path.kind == "manual" else "staged", path)
+    if "s3" not in source:
+        return ImageWay("manual", why="the source has no object store to read its bundle from")
+    if "ebs" in target:
+        return ImageWay("unbundled")
+    if "s3" in target:
+        return ImageWay("retargeted")
+    return ImageWay("manual", why="the target has neither EBS direct nor an object store")

@@ -7,7 +7,7 @@ from itertools import product
 import pytest
 
 from drpilot.clouds.dialects import DIALECTS
-from drpilot.domain.path import COPY, Path, path_between
+from drpilot.domain.path import COPY, Path, image_way, path_between
 
 ABLE = ("ec2:CopySnapshot", "ec2:CopyImage", "ebs", "ec2:ImportVolume", "s3")
 SETS = [
@@ -59,3 +59,29 @@ def test_the_paths_of_the_known_kinds_of_cloud(source: str, target: str, wanted:
     path: Path = path_between(DIALECTS[source].capabilities, DIALECTS[target].capabilities)
     assert (path.kind, path.read, path.write, path.stage) == wanted
     assert path.words
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "bundled", "wanted"),
+    [
+        ("aws", "aws", False, "copy"),
+        ("aws", "aws", True, "copy"),
+        ("aws", "eucalyptus-4.4", False, "staged"),
+        ("aws", "eucalyptus-4.4", True, "retargeted"),
+        ("aws", "eucalyptus-3.4", False, "manual"),
+        ("aws", "eucalyptus-3.4", True, "retargeted"),
+        ("eucalyptus-5", "aws", False, "staged"),
+        ("eucalyptus-3.4", "aws", True, "unbundled"),
+        ("eucalyptus-4.4", "eucalyptus-5", False, "manual"),
+        ("eucalyptus-4.4", "eucalyptus-5", True, "retargeted"),
+    ],
+)
+def test_the_way_of_one_image(source: str, target: str, bundled: bool, wanted: str) -> None:
+    """An image goes by what both clouds can do and where its bytes lie; each way says itself."""
+    able = (DIALECTS[source].capabilities, DIALECTS[target].capabilities)
+    way = image_way(*able, bundled=bundled)
+    assert way.kind == wanted
+    assert way.words
+    assert image_way(able[0] - {"s3"}, able[1], bundled=True).kind == (
+        "copy" if wanted == "copy" else "manual"
+    )
