@@ -34,6 +34,7 @@ from drpilot.journal.database import Database
 from drpilot.journal.holder import present_holder
 from drpilot.journal.journal import Journal
 from drpilot.services.blocks import Doors
+from drpilot.services.byhand import Stage
 from drpilot.services.house import SPOKEN, House, Look
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "block_doors",
     "cloud_settings",
     "home_of",
+    "image_stage",
     "kind_of",
     "login_by_password",
     "open_house",
@@ -223,6 +225,33 @@ def block_doors(
         return found
 
     return Doors(site, plane, folder / "transfers", clock, Chance(), stdin)
+
+
+def image_stage(*, lab: bool, source: str, target: str, note: Callable[[str], None] | None = None) -> Stage:
+    """What one image is brought over by: both sites, and what carries bytes. Nothing is called yet. `note` is told when
+    another engine than our own has to carry a site's blocks. Raises `unknown-site`, `no-configuration`, `lab-down`.
+    """
+    folder = home_of(lab=lab)
+    if lab and not (folder / "drpilot.yaml").exists():
+        raise DrpilotError("lab-down", why=f"no lab was ever started in {folder}")
+    settings, clock = configuration.read(folder), RealClock()
+    sites = Sites(settings, clock)
+
+    def plane(name: str) -> BlockPlane:
+        found = block_plane(sites.site(name), "fast")
+        if found.note and note is not None:
+            note(f"{name}: blocks go by {found.engine}: {found.note}")
+        return found
+
+    carrying = Transfers(
+        plane,
+        folder / "transfers",
+        Chance(),
+        lambda name: object_plane(sites.site(name), "fast"),
+        lambda name: sites.site(name).endpoint("s3"),
+    )
+    settle_s = 1.0 if lab else _settle_s(settings)
+    return Stage(sites.site(source), sites.site(target), carrying, clock, settle_s)
 
 
 def open_house(

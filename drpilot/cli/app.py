@@ -23,6 +23,7 @@ from drpilot.cli import (
     bundlebuckets,
     bundles,
     bursting,
+    images,
     look,
     migrating,
     mover,
@@ -235,6 +236,7 @@ _add(app, "protect", protecting.protect, SET_UP)
 
 _add(app, "replicate", act.replicate, DATA)
 _add(app, "burst", bursting.burst, DATA)
+_branch("image", "Images: copy to another site", DATA, {"copy": images.image_copy})
 _branch(
     "bundle",
     "Images as bundles: create, extract, verify, show, retarget, upload, download, delete",
