@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey
 
-from drpilot.actions import images, landing, mover, staging
+from drpilot.actions import images, importing, landing, mover, staging
 from drpilot.actions.images import BY_HAND, SOURCE_SITE
 from drpilot.actions.views import describe, first, tagged, tags_of
 from drpilot.actions.views import images as images_of
@@ -299,7 +299,7 @@ def _staged(work: _Work) -> Carried:
         snapshot = _landed(work) or _brought(work)
         if write == "import":
             # In the step of the import, so that its volume is found by its task.
-            works.do("import", landing.Discard(), landing.DiscardInput())
+            works.do("import", importing.Discard(), importing.DiscardInput())
         output = work.enrol(snapshot)
     works.do("clear", staging.Remove(), staging.Nowhere())
     return work.done(output, snapshot)
@@ -325,7 +325,7 @@ def _brought(work: _Work) -> str:
         works.do("read", staging.Fill(), work.cargo)
     if path.write == "ebs":
         return works.do("write", landing.Carry(), work.cargo).snapshot
-    volume = works.do("import", landing.Import(), work.cargo).volume
+    volume = works.do("import", importing.Import(), work.cargo).volume
     sealed = landing.SealInput(tier=BY_HAND, member=work.planned.image, volume=volume)
     return works.do("seal", landing.Seal(), sealed).snapshot
 
