@@ -292,6 +292,7 @@ def test_a_bundle_gets_a_new_manifest(private: Pair) -> None:
 def test_a_retargeting_survives_any_death(private: Pair) -> None:
     """One image, and no part sent twice once it is there."""
     image, before = named(private, "web-bundle"), standing(private)
+    private.life.last = "PutObject"  # once right after the part
     done, deaths = private.copy_dying(image, private_key=owner(), key_name="k.pem")
     assert deaths >= 2
     assert clean(private, before)["away"]["image"] == 1
