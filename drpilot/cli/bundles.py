@@ -34,6 +34,7 @@ from drpilot.cli.bundleparts import (
 )
 from drpilot.cli.options import Folder
 from drpilot.cli.render import Answer, Table
+from drpilot.cli.rootbundles import Running, image_of, told_of
 from drpilot.cli.session import Session
 
 if TYPE_CHECKING:
@@ -119,13 +120,15 @@ class Packing:
 
 def create(
     session: Session,
-    image: Annotated[
-        Path, typer.Argument(metavar="IMAGE", help="a disk image or a block device", show_default=False)
-    ],
     about: About,
     packing: Packing,
     where: Where,
+    running: Running,
     folder: Folder,
+    image: Annotated[
+        Path | None,
+        typer.Argument(metavar="IMAGE", help="a disk image or a block device", show_default=False),
+    ] = None,
     account: Account = None,
     cloud_cert: CloudCert = None,
     cert: OwnerCert = None,
@@ -134,31 +137,35 @@ def create(
         str | None, typer.Option("--name", metavar="NAME", help="the bundle's name; left out: the image's")
     ] = None,
 ) -> Answer:
-    """Make a bundle of an image: into a folder, or straight into a bucket as its parts close."""
+    """Make a bundle of an image, or of this running machine: into a folder, or into a bucket as its parts close."""
     from drpilot.base.clock import Chance, RealClock
     from drpilot.formats import seal
     from drpilot.transfer.bundling import Watch, bundle
     from drpilot.transfer.codec import Uplink
     from drpilot.transfer.places import NewFolderBundle
 
-    order = _order(image, about, packing, (account, name), (cloud_cert, cert, private_key))
+    called = Path(name or "root") if image is None else image
+    order = _order(called, about, packing, (account, name), (cloud_cert, cert, private_key))
     plain_note(
         session, ("fast", "small") if packing.profile is Compression.AUTO else (packing.profile.value,)
     )
     secrets = seal.fresh(Chance())
     told = meter(session, "bundled")
 
-    def made(sink: PartSink, uplink: Uplink | None) -> Manifest:
-        return bundle(image, order, secrets, sink, Watch(told, uplink))
+    with image_of(session, image, running) as (file, root):
 
-    if where.to is not None:
-        from drpilot.cli.bundlebuckets import into_bucket
+        def made(sink: PartSink, uplink: Uplink | None) -> Manifest:
+            return bundle(file, order, secrets, sink, Watch(told, uplink))
 
-        uplink = Uplink(RealClock(), order.workers, uplink_of(packing.uplink))
-        return into_bucket(session, where, (order.name, uplink), lambda sink: made(sink, uplink))
-    target = folder_of(folder, "bundle create")
-    manifest = made(NewFolderBundle(target), None)
-    return _created(session, manifest, target, private_key)
+        if where.to is not None:
+            from drpilot.cli.bundlebuckets import into_bucket
+
+            uplink = Uplink(RealClock(), order.workers, uplink_of(packing.uplink))
+            answer = into_bucket(session, where, (order.name, uplink), lambda sink: made(sink, uplink))
+            return told_of(answer, root)
+        target = folder_of(folder, "bundle create")
+        manifest = made(NewFolderBundle(target), None)
+    return told_of(_created(session, manifest, target, private_key), root)
 
 
 def _order(
