@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -132,6 +133,14 @@ def test_a_switchover_stops_from_last_to_first_and_copies_after_that() -> None:
     paths = [step.path for step in _plan("switchover").steps]
     assert paths.index("stop/web/writers") < paths.index("stop/db/writers") < paths.index("quiet")
     assert paths.index("quiet") < paths.index("request") < paths.index("captured") < paths.index("fence")
+
+
+def test_a_migration_is_a_switchover_with_a_bootstrap() -> None:
+    """Step by step the same, waiting for the same: what is mended in one of the two is mended in the other."""
+    texts = [shipped(name)[0].split("steps:", 1)[1].splitlines() for name in ("switchover", "migrate")]
+    told = [line for line in difflib.ndiff(*texts) if line[0] in "-+"]
+    assert [line[0] for line in told] == ["+"] * 5
+    assert "- id: bootstrap" in told[0]
 
 
 def test_a_drill_cleans_up_whatever_came_and_proves_only_at_the_end() -> None:
