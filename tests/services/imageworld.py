@@ -20,6 +20,7 @@ from drpilot.domain.ports import Transfers
 from drpilot.lab import disk, private_shop, shop
 from drpilot.lab.cloud import Cloud
 from drpilot.lab.eucalyptus import keyring
+from drpilot.lab.images import new_image
 from drpilot.lab.process import start_in_process
 from drpilot.lab.wire import attach
 from drpilot.services.byhand import Stage
@@ -186,6 +187,25 @@ class Pair:
         return str(made["ImageId"])
 
 
+def legacy_image(world: Pair, name: str) -> str:
+    """The reference bundle in a bucket of an AWS home, and its image as EC2 describes one of instance store. The lab
+    registers none there, so the row is laid by hand; parts and manifest are objects like any other.
+    """
+    home = world.clouds["home"]
+    s3 = world.doors["home"]("s3")
+    s3.create_bucket(Bucket=name, CreateBucketConfiguration={"LocationConstraint": home.region})
+    for path in (MANIFEST, *REFERENCE.glob("*.part.*")):
+        s3.put_object(Bucket=name, Key=f"{PREFIX}/{path.name}", Body=path.read_bytes())
+    row = {
+        "State": "available",
+        "RootDeviceType": "instance-store",
+        "RootDeviceName": "/dev/sda1",
+        "ImageLocation": f"{name}/{PREFIX}/{MANIFEST.name}",
+    }
+    with home.transaction():
+        return str(new_image(home, name, row)["ImageId"])
+
+
 def _door(cloud: Cloud, folder: Path, life: Lifeline) -> BotoSite:
     settings = cloud.settings
     (key, secret), *_ = settings.keys.items()
@@ -200,9 +220,11 @@ def _door(cloud: Cloud, folder: Path, life: Lifeline) -> BotoSite:
         endpoints={"default": "http://127.0.0.1:9"},
         credentials=CredentialsReference("file", str(keys)),
     )
-    clients = Clients(
-        wanted, environment={}, prepare=lambda session: attach(session, cloud, read_timeout_s=2.0)
-    )
+
+    def prepare(session: Any) -> None:
+        attach(session, cloud, read_timeout_s=2.0)
+
+    clients = Clients(wanted, environment={}, prepare=prepare)
 
     def watch(site: str, service: str, operation: str, phase: str) -> None:
         if phase == "after" and clients.dialect.changes(service, operation):

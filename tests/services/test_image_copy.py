@@ -16,7 +16,7 @@ from drpilot.domain.group import Group, Objectives, ScalingGroup, Tier
 from drpilot.domain.plain import Json
 from drpilot.services.byhand import Hand
 from tests.lab.delivery_world import until
-from tests.services.imageworld import CLOCK, PREFIX, Died, Pair, pair
+from tests.services.imageworld import CLOCK, PREFIX, Died, Pair, legacy_image, pair
 from tests.transfer.craft import REFERENCE, owner, stranger
 
 IMAGE_SHA256 = (REFERENCE / "image.sha256").read_text().split()[0]
@@ -286,6 +286,16 @@ def test_a_bundle_gets_a_new_manifest(private: Pair) -> None:
     private.life.calls.clear()
     assert private.copy(image).image == done.image
     assert private.life.calls == []
+
+
+def test_a_bundle_of_aws_runs_on_eucalyptus(out: Pair) -> None:
+    """An instance-store AMI is registered there for its account under a new manifest, and boots with image.sha256."""
+    image = legacy_image(out, "legacy")
+    assert out.plan(image).way.kind == "retargeted"
+    done = out.copy(image, private_key=owner(), key_name="k.pem")
+    row = out.clouds["away"].table("images")[done.image]
+    assert (row["RootDeviceType"], row["VirtualizationType"]) == ("instance-store", "hvm")
+    assert boots(out, done.image) == IMAGE_SHA256
 
 
 @pytest.mark.crash
