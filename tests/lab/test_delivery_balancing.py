@@ -56,7 +56,7 @@ def listen(world: dict[str, Any], balancer_arn: str, group_arn: str, port: int =
 
 def server(world: dict[str, Any]) -> str:
     """A running instance whose guest answers `/` with 200."""
-    image = shop._image(world["client"], shop.Plan(), "server", disk.root_block("app"))
+    image = shop.image(world["client"], shop.Plan(), "server", disk.root_block("app"))
     made = world["client"]("ec2").run_instances(
         ImageId=image,
         InstanceType="t3.small",

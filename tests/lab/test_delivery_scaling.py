@@ -29,7 +29,7 @@ def cloud(tmp_path: Path) -> Iterator[Cloud]:
 def world(cloud: Cloud) -> dict[str, Any]:
     client = clients(cloud)
     made = network(client, block(0))
-    image = shop._image(client, shop.Plan(), "shop-app", disk.root_block("app"))
+    image = shop.image(client, shop.Plan(), "shop-app", disk.root_block("app"))
     template = client("ec2").create_launch_template(
         LaunchTemplateName=GROUP,
         LaunchTemplateData={
