@@ -1,8 +1,8 @@
 """One image brought to another site by hand, by the way that both clouds allow.
 
-The steps are those of a replication (actions/images.py, staging.py, landing.py, mover.py), done for a group of one
-tier that exists for this image alone. What stands on the target already is found by its tags and left as it is; what
-an interrupted command made is gone on with. An image that lies in a bucket takes the ways of imagebundles.py.
+The steps are those of a replication (actions/images.py, staging.py, importing.py, landing.py, mover.py), done for a
+group of one tier that exists for this image alone. What stands on the target already is found by its tags and left as
+it is; what an interrupted command made is gone on with. An image in a bucket takes the ways of imagebundles.py.
 """
 
 from __future__ import annotations

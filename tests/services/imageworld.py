@@ -29,7 +29,8 @@ from drpilot.transfer.bucket import Address, NewBucketBundle
 from drpilot.transfer.places import Folder
 from drpilot.transfer.retargeting import Target, copy_parts, retargeted
 from drpilot.transfer.unbundling import secrets_of
-from tests.actions.world import Door, plan
+from tests.actions.doors import Door
+from tests.actions.world import plan
 from tests.transfer.craft import MANIFEST, REFERENCE, owner
 
 CLOCK = RealClock()
