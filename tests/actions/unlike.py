@@ -18,6 +18,7 @@ from drpilot.lab.process import start_in_process
 from drpilot.lab.shop_plan import public_key
 from tests.actions.doors import Door, door_to
 from tests.actions.world import BUCKET, CLOCK, Run, World, plan
+from tests.networks import reserved
 
 POINT = "point1"
 SPEED = 240.0
@@ -104,11 +105,17 @@ def dialects(pair: str, version: str) -> dict[str, str]:
 @contextmanager
 def opened(folder: Path, pair: str, version: str) -> Iterator[UnlikeWorld]:
     """The clouds, ticking 60 times as fast, with the shop at home and nothing replicated."""
+    with reserved() as first:
+        yield from _opened(folder, (pair, version), first)
+
+
+def _opened(folder: Path, which: tuple[str, str], first: int) -> Iterator[UnlikeWorld]:
+    pair, version = which
     kinds = dialects(pair, version)
     clouds = start_in_process(folder / "lab", kinds, speed=SPEED, background=True)
     try:
         doors: dict[str, Any] = {name: Door(cloud, folder) for name, cloud in clouds.items()}
-        size = replace(plan(), home=kinds["home"], away=kinds["away"])
+        size = replace(plan(first), home=kinds["home"], away=kinds["away"])
         for name, block in (("home", size.home_network), ("away", size.away_network)):
             if kinds[name] != "aws":
                 clouds[name].tune(classic_network=block)

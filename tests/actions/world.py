@@ -5,7 +5,6 @@ tables, into dicts.
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -46,6 +45,7 @@ from drpilot.runbook.compile import ActionFacts, CompileFacts, compile, shipped
 from drpilot.runbook.expression import condition, resolve, scope_of
 from tests.actions.doors import Door, door_to
 from tests.actions.facts import Facts
+from tests.networks import reserved
 
 CLOCK = RealClock()
 LANES = {
@@ -56,7 +56,6 @@ LANES = {
     "replicate": "copy",
 }
 BUCKET = "witness"
-_WORKER = int("".join(filter(str.isdigit, os.environ.get("PYTEST_XDIST_WORKER", "0"))) or 0)
 
 
 class Watched:
@@ -418,9 +417,8 @@ class World:
         return [operation for name, service, operation in self.calls if name == site]
 
 
-def plan(**changes: Any) -> shop.Plan:
-    """A small shop on loopback networks of this test process."""
-    first = 140 + 4 * _WORKER
+def plan(first: int, **changes: Any) -> shop.Plan:
+    """A small shop on two loopback networks, 127.FIRST and the one after it."""
     small = {"data_volumes": 2, "blocks": 4, "app_count": 1, "web_count": 1}
     return shop.Plan(
         home_network=f"127.{first}.0.0/16", away_network=f"127.{first + 1}.0.0/16", **{**small, **changes}
@@ -430,11 +428,16 @@ def plan(**changes: Any) -> shop.Plan:
 @contextmanager
 def opened(folder: Path, home: str = "aws", away: str = "aws", **changes: Any) -> Iterator[World]:
     """The clouds, of these dialects, ticking 60 times as fast, with the shop at home; closed and off at the end."""
-    dialects = {"home": home, "away": away, "edge": "aws"}
+    with reserved() as first:
+        yield from _opened(folder, {"home": home, "away": away, "edge": "aws"}, first, changes)
+
+
+def _opened(folder: Path, dialects: dict[str, str], first: int, changes: dict[str, Any]) -> Iterator[World]:
+    home, away = dialects["home"], dialects["away"]
     clouds = start_in_process(folder / "lab", dialects, speed=60.0, background=True)
     try:
         doors = {name: Door(cloud, folder) for name, cloud in clouds.items()}
-        size = plan(home=home, away=away, **changes)
+        size = plan(first, home=home, away=away, **changes)
         if home == "eucalyptus-3.4":
             size = replace(size, write=clouds["home"].store.write_volume)
             clouds["home"].tune(classic_network=size.home_network)

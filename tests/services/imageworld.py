@@ -156,7 +156,7 @@ class Pair:
 
     def image(self, name: str, first: bytes | None = None) -> str:
         """An image on home that boots from a snapshot."""
-        size = plan(home=self.clouds["home"].dialect)
+        size = plan(140, home=self.clouds["home"].dialect)
         block = first or disk.root_block("web")
         if self.clouds["home"].dialect == "aws":
             return shop.image(self.doors["home"], size, name, block)
