@@ -44,6 +44,8 @@ _SHARE: Json = {"OperationType": "add", "UserIds": ["000000000000"]}
 _HERE = "{region}"
 _ZONE = "{zone}"
 
+# The public half of a key that nobody has: RFC 8032, section 7.1, test 1.
+_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAINdamAGCsQq31Uv+08lkBzoO4XLz2qYjJa8CGmj3B1Ea"
 QUESTIONS: Mapping[str, Json] = {
     "AllocateAddress": {"Domain": "vpc"},
     "AssociateAddress": {"AllocationId": _ADDRESS, "InstanceId": _INSTANCE},
@@ -78,6 +80,7 @@ QUESTIONS: Mapping[str, Json] = {
     "DeregisterImage": {"ImageId": _IMAGE},
     "DetachVolume": {"VolumeId": _VOLUME},
     "DisassociateAddress": {"AssociationId": "eipassoc-00000000000000000"},
+    "ImportKeyPair": {"KeyName": _NOBODY, "PublicKeyMaterial": _KEY},
     "ImportVolume": {
         "AvailabilityZone": _ZONE,
         "Image": {"Format": "RAW", "Bytes": 1, "ImportManifestUrl": "https://192.0.2.1/manifest.xml"},

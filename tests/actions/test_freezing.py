@@ -13,6 +13,7 @@ import pytest
 
 from drpilot.actions.catalogue import CATALOGUE
 from drpilot.actions.command import run_program
+from drpilot.base.clock import RealClock
 from drpilot.domain.ports import Done, StepFailed, Waiting
 from tests.actions.world import Run, World
 
@@ -159,12 +160,21 @@ def test_a_program_is_bounded_with_all_it_started(tmp_path: Path) -> None:
     path = program(tmp_path / "endless", f"sleep 600 & echo $! >{told}; wait")
     with pytest.raises(StepFailed, match=r"not done within 0\.3 s"):
         run_program(path, {}, timeout_s=0.3)
-    assert not Path(f"/proc/{told.read_text().strip()}/fd").exists() or _is_dead(int(told.read_text()))
+    pid, clock = int(told.read_text()), RealClock()
+    end = (
+        clock.monotonic() + 10.0
+    )  # a kill is sent at once and takes effect when the process is next looked at
+    while not _is_dead(pid) and clock.monotonic() < end:
+        clock.sleep(0.05)
+    assert _is_dead(pid)
 
 
 def _is_dead(pid: int) -> bool:
     """Whether a process is gone, or waits only to be collected."""
-    state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return True
     return state in ("Z", "X")
 
 
