@@ -38,7 +38,7 @@ from drpilot.formats.importmanifest import ImportManifest, ImportPart, write_imp
 from drpilot.transfer.shelf import BucketShelf
 from drpilot.transfer.stage import Staged
 
-__all__ = ["Discard", "Import"]
+__all__ = ["Discard", "Import", "without_queries"]
 
 _MANIFEST = "import.manifest.xml"
 _VALID_S = 7 * 86_400 - 60  # of a URL: no signature of version 4 is valid for longer than a week
@@ -98,14 +98,14 @@ class Import(Action[CargoInput, VolumeOutput]):
                 if task["ImportVolume"]["Description"] == _description(ctx, ctx.path, ctx.token)
             ]
             if ended:
-                why = _without_queries(ended[-1].get("StatusMessage") or "no reason was given")
+                why = without_queries(ended[-1].get("StatusMessage") or "no reason was given")
                 raise StepFailed(FailureClass.TRANSIENT, f"the import of {given.member} ended: {why}")
             return Unseen(False, f"no conversion task of this step on {ctx.target}")
         task = live[0]
         told = task["ImportVolume"]
         if task["State"] != "completed":
             done = float(told.get("BytesConverted") or 0) / max(1, int(told["Image"]["Size"]))
-            note = _without_queries(task.get("StatusMessage") or "")
+            note = without_queries(task.get("StatusMessage") or "")
             return Waiting(
                 {"task": task["ConversionTaskId"]}, after_s=5.0, progress=min(1.0, done), note=note
             )
@@ -136,7 +136,7 @@ def tasks_of(ctx: Context, site: Site, path: str) -> list[Json]:
     return sorted(found, key=lambda task: (str(task.get("ExpirationTime") or ""), task["ConversionTaskId"]))
 
 
-def _without_queries(text: object) -> str:
+def without_queries(text: object) -> str:
     """A cloud's words without the query parts of URLs: those it was given are signed, and secrets."""
     return re.sub(r"(https?://[^\s?]+)\?\S+", r"\1", str(text))
 

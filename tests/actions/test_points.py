@@ -6,8 +6,12 @@ from typing import Any
 
 import pytest
 
+from drpilot.actions.catalogue import CATALOGUE
+from drpilot.actions.points import CaptureInput
+from drpilot.actions.views import specification
 from drpilot.base.clock import parse_time, rfc3339
-from tests.actions.world import Failed, World
+from drpilot.domain.ports import Done, Waiting
+from tests.actions.world import CLOCK, Failed, World
 
 
 @pytest.mark.row(16, 23)
@@ -150,3 +154,25 @@ def test_a_disabled_key_stops_the_copy_with_the_clouds_own_word(world: World) ->
     with pytest.raises(Failed, match=r"sdm/copy"):
         run.all()
     assert world.facts.recovery_point("point2").state == "failed"
+
+
+def test_snapshots_of_two_takes_are_never_one_point(world: World) -> None:
+    """A later take that lost a snapshot is not filled up from an earlier one: they are of two instants."""
+    path = "capture/db/machines/shop-db/snapshots"
+    run = world.begin("replicate", "home", "away")
+    ctx = run.context(path, {"tier": "db", "instance": "shop-db"})
+    instance = world.group("home").tier("db").instances[0]
+    home, made = world.sites["home"], []
+    for take in ("1", "2"):
+        given = {
+            "InstanceSpecification": {"InstanceId": instance.id, "ExcludeBootVolume": False},
+            "TagSpecifications": [specification("snapshot", ctx.tags(take=take))],
+        }
+        made.append([item["SnapshotId"] for item in home.call("ec2", "CreateSnapshots", given)["Snapshots"]])
+    home.call("ec2", "DeleteSnapshot", {"SnapshotId": made[1][0]})
+    seen = CATALOGUE["point.capture"].observe(ctx, CaptureInput(tier="db", instance="shop-db"))
+    while isinstance(seen, Waiting):
+        CLOCK.sleep(0.1)
+        seen = CATALOGUE["point.capture"].observe(ctx, CaptureInput(tier="db", instance="shop-db"))
+    assert isinstance(seen, Done)
+    assert sorted(seen.output.snapshots.values()) == sorted(made[0])

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
+from drpilot.actions.importing import without_queries
 from drpilot.formats.blockmap import BLOCK_BYTES
 from drpilot.lab import disk
-from tests.actions.world import World, opened
+from tests.actions.world import Failed, World, opened
 
 ZEROS = hashlib.sha256(bytes(BLOCK_BYTES)).hexdigest()
 
@@ -137,3 +138,23 @@ def test_lost_replies_of_the_target_double_nothing(world: World) -> None:
         assert contents(world, "away", copy) == contents(world, "home", source), member
     assert world.inventory("away")["volume"] == 0
     assert standing(world) == needed(world, "point1", "point2")
+
+
+def test_a_run_that_ends_during_an_import_leaves_no_volume(world: World) -> None:
+    """The task of an import goes on without its run: what always runs stops it, or deletes what it made."""
+    with world.clouds["away"].transaction():
+        world.clouds["away"].tune(durations={"bytes_per_second": 50_000.0})
+    run = world.begin("replicate", "home", "away")
+    run.timeout_s = 3.0
+    with pytest.raises(Failed, match="import"):
+        run.all(until="complete")
+    assert world.inventory("away")["volume"] == 0
+    tasks = world.sites["away"].call("ec2", "DescribeConversionTasks", {})["ConversionTasks"]
+    assert "active" not in {task["State"] for task in tasks}
+
+
+def test_a_clouds_words_are_told_without_the_signed_part_of_urls() -> None:
+    """What stands behind the question mark of a URL opens an object: it never gets into the journal."""
+    text = "Failed to download http://127.0.0.1:8773/services/objectstorage/b/k?AWSAccessKeyId=A&Signature=S%3D: 403"
+    told = without_queries(text)
+    assert told == "Failed to download http://127.0.0.1:8773/services/objectstorage/b/k 403"
