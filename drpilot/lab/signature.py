@@ -120,7 +120,7 @@ def verify(signed: Signed, request: Canonical, keys: Mapping[str, str], now: dat
     for part in (signed.scope.date, signed.scope.region, signed.scope.service, "aws4_request"):
         key = hmac.digest(key, part.encode(), "sha256")
     wanted = hmac.digest(key, text.encode(), "sha256").hex()
-    if not hmac.compare_digest(wanted, signed.signature):
+    if not hmac.compare_digest(wanted.encode(), signed.signature.encode("utf-8", "replace")):
         raise SignatureProblem(
             "mismatch", "The request signature we calculated does not match the signature you provided"
         )

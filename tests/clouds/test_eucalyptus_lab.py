@@ -283,3 +283,15 @@ def test_alarms_and_balancers_answer(version: str, tmp_path: Path) -> None:
         assert site.call("cloudwatch", "DescribeAlarms", {}).get("MetricAlarms") in ([], None)
         assert site.call("elb", "DescribeLoadBalancers", {})["LoadBalancerDescriptions"] == []
         assert site.call("autoscaling", "DescribeLaunchConfigurations", {})["LaunchConfigurations"] == []
+
+
+@every_version
+def test_a_signature_of_strange_characters_is_refused_and_breaks_nothing(
+    version: str, tmp_path: Path
+) -> None:
+    """What can't be a signature, such as bytes that are no ASCII, is 403 like any other wrong one."""
+    with _twin(version, tmp_path) as (site, cloud):
+        site.call("s3", "CreateBucket", {"Bucket": "stage"})
+        url = site.presigned("s3:PutObject", {"Bucket": "stage", "Key": "k"}, 600)
+        strange = re.sub(r"Signature=[^&]+", "Signature=%C3%A4%FF%00", url)
+        assert _asked(cloud, "PUT", strange, b"part").status == 403

@@ -47,7 +47,9 @@ def _secrets(cloud: Cloud) -> dict[str, str]:
 
 def _check_token(cloud: Cloud, key: str, token: str | None) -> None:
     row = cloud.table(SESSIONS).peek().get(key)
-    if row is not None and not hmac.compare_digest(row["token"], token or ""):
+    if row is not None and not hmac.compare_digest(
+        row["token"].encode(), (token or "").encode("utf-8", "replace")
+    ):
         raise SignatureProblem("unknown-key", "The security token included in the request is invalid")
 
 
@@ -106,7 +108,7 @@ def _moment(text: str) -> datetime:
 
 def _compare(secret: str, text: str, digest: str, given: str) -> None:
     wanted = base64.b64encode(hmac.digest(secret.encode(), text.encode(), digest)).decode()
-    if not hmac.compare_digest(wanted, given):
+    if not hmac.compare_digest(wanted.encode(), given.encode("utf-8", "replace")):
         raise SignatureProblem("mismatch", "Signature validation failed")
 
 
@@ -197,6 +199,10 @@ def by_password(cloud: Cloud, request: Incoming) -> Caller | None:
     except (binascii.Error, UnicodeDecodeError, ValueError):
         raise SignatureProblem("malformed", "Invalid credentials") from None
     login = cloud.settings.login
-    if len(login) != 3 or (account, user) != tuple(login[:2]) or not hmac.compare_digest(login[2], password):
+    if (
+        len(login) != 3
+        or (account, user) != tuple(login[:2])
+        or not hmac.compare_digest(login[2].encode(), password.encode("utf-8", "replace"))
+    ):
         raise SignatureProblem("password", "Invalid credentials")
     return user
