@@ -374,7 +374,7 @@ def _document(story: _Story, failover: RunView) -> dict[str, Any]:
 
 def _staged(house: House, rows: list[dict[str, Any]]) -> set[str]:
     """The bucket over which bytes went, and of what lies in it the folders of snapshots that points have."""
-    bucket = house.journal.group(GROUP).group.staging.bucket or f"drpilot-{GROUP}-staging"
+    bucket = house.journal.group(GROUP).group.stage_bucket
     living = {replica.source_id for point in house.journal.points(GROUP) for replica in point.replicas}
     inside = [str(row["id"]) for row in rows if str(row["id"]).startswith(f"{bucket}/")]
     return {bucket, *(key for key in inside if key.endswith("/zeros") or key.split("/")[-2] in living)}

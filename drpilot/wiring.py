@@ -277,7 +277,6 @@ def open_house(
         for name in sites.signs_of_life():
             journal.saw(name, answers=True, detail="answered a call")
 
-    stop = threading.Event()
     return House(
         journal=journal,
         configuration=settings,
@@ -291,7 +290,6 @@ def open_house(
                 Chance(),
                 lambda name: object_plane(sites.site(name), "fast"),
                 lambda name: sites.site(name).endpoint("s3"),
-                stop.is_set,
             ),
         ),
         probe=sites.probe,
@@ -306,7 +304,6 @@ def open_house(
         slots=lambda name: slots_of(settings.sites.get(name)),
         able=lambda name: site(name).capabilities if name in settings.sites else frozenset(),
         pulse=pulse,
-        stop=stop,
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from drpilot.actions.staging import progress
 from drpilot.actions.views import Seen, visible
 from drpilot.base.clock import parse_time
 from drpilot.base.units import format_duration
@@ -32,8 +33,6 @@ from drpilot.transfer.sync import SyncTally
 from drpilot.transfer.syncrecord import last_receipt
 
 __all__ = ["Stand", "Sync"]
-
-_TOLD_S = 10.0
 
 
 class BucketInput(Model):
@@ -179,13 +178,5 @@ def _all_arrived(done: Synced) -> None:
 
 
 def _progress(ctx: Context) -> Callable[[SyncTally], None]:
-    """What is kept of a long step's progress, every few seconds."""
-    last = ctx.clock.monotonic()
-
-    def told(tally: SyncTally) -> None:
-        nonlocal last
-        if ctx.clock.monotonic() - last >= _TOLD_S:
-            last = ctx.clock.monotonic()
-            ctx.checkpoint({"looked_at": tally.looked_at, "copied": tally.copied})
-
-    return told
+    told = progress(ctx)
+    return lambda tally: told({"looked_at": tally.looked_at, "copied": tally.copied})

@@ -177,7 +177,7 @@ class Find(Action[TierInput, FoundOutput]):
     summary = "see whether the image of a scaling group is on the target already"
     idempotency = Idempotency.PURE
     effect = Effect.NONE
-    permissions = ("ec2:DescribeImages",)
+    permissions = ("ec2:DescribeImages", "ec2:DescribeSnapshots")
     at = ("target", "source")
     Input = TierInput
     Output = FoundOutput

@@ -16,7 +16,7 @@ from drpilot.actions.staging import (
     shelf_of,
     staged_here,
 )
-from drpilot.actions.views import visible, volumes
+from drpilot.actions.views import not_found, visible, volumes
 from drpilot.domain.plain import Json
 from drpilot.domain.plan import Call
 from drpilot.domain.ports import (
@@ -35,6 +35,7 @@ from drpilot.domain.ports import (
     Waiting,
 )
 from drpilot.formats.importmanifest import ImportManifest, ImportPart, write_import
+from drpilot.transfer.moverurls import signed_url
 from drpilot.transfer.shelf import BucketShelf
 from drpilot.transfer.stage import Staged
 
@@ -62,7 +63,15 @@ class Import(Action[CargoInput, VolumeOutput]):
     summary = "have the target import a staged snapshot as a volume"
     idempotency = Idempotency.OBSERVE
     effect = Effect.CREATE
-    permissions = ("ec2:ImportVolume", "ec2:DescribeConversionTasks", "s3:GetObject", "s3:PutObject")
+    permissions = (
+        "ec2:ImportVolume",
+        "ec2:DescribeAvailabilityZones",
+        "ec2:DescribeConversionTasks",
+        "ec2:DescribeImages",
+        "ec2:DescribeSnapshots",
+        "s3:GetObject",
+        "s3:PutObject",
+    )
     at = ("target", "source")
     Input = CargoInput
     Output = VolumeOutput
@@ -73,14 +82,16 @@ class Import(Action[CargoInput, VolumeOutput]):
             cargo = cargo_of(ctx, given.tier, given.member)
             shelf = shelf_of(ctx, cargo)
             staged = staged_here(cargo, shelf)
-            shelf.put(f"{cargo.snapshot}/{_MANIFEST}", write_import(_manifest(site, shelf, staged, cargo)))
+            shelf.put(f"{cargo.snapshot}/{_MANIFEST}", write_import(_manifest(shelf, staged, cargo)))
             params: Json = {
                 "AvailabilityZone": _zone(ctx, cargo),
                 "Description": _description(ctx, ctx.path, ctx.token),
                 "Image": {
                     "Format": "RAW",
                     "Bytes": staged.block_map.size_bytes,
-                    "ImportManifestUrl": _url(site, "GetObject", shelf, f"{cargo.snapshot}/{_MANIFEST}"),
+                    "ImportManifestUrl": signed_url(
+                        shelf, "GetObject", f"{cargo.snapshot}/{_MANIFEST}", _VALID_S
+                    ),
                 },
                 "Volume": {"Size": cargo.size_gib},
             }
@@ -141,22 +152,20 @@ def without_queries(text: object) -> str:
     return re.sub(r"(https?://[^\s?]+)\?\S+", r"\1", str(text))
 
 
-def _url(site: Site, operation: str, shelf: BucketShelf, name: str) -> str:
-    return site.presigned(f"s3:{operation}", {"Bucket": shelf.bucket, "Key": shelf.key(name)}, _VALID_S)
-
-
-def _manifest(site: Site, shelf: BucketShelf, staged: Staged, cargo: Cargo) -> ImportManifest:
+def _manifest(shelf: BucketShelf, staged: Staged, cargo: Cargo) -> ImportManifest:
     """The import manifest of a staged snapshot. Nobody may delete parts that the next import names as well: the URLs
     that delete name objects that are not there.
     """
-    nothing = f"{cargo.snapshot}/nothing"
-    deletes = _url(site, "DeleteObject", shelf, nothing)
+    deletes = signed_url(shelf, "DeleteObject", f"{cargo.snapshot}/nothing", _VALID_S)
     known: dict[str, tuple[str, str]] = {}
 
     def part(index: int) -> ImportPart:
         name = staged.object_of(index)
         if name not in known:
-            known[name] = (_url(site, "HeadObject", shelf, name), _url(site, "GetObject", shelf, name))
+            known[name] = (
+                signed_url(shelf, "HeadObject", name, _VALID_S),
+                signed_url(shelf, "GetObject", name, _VALID_S),
+            )
         head, get = known[name]
         return ImportPart(*staged.span(index), shelf.key(name), head, get, deletes)
 
@@ -225,7 +234,7 @@ class Discard(Action[DiscardInput, DiscardOutput]):
             try:
                 site.call("ec2", "DeleteVolume", {"VolumeId": volume})
             except CloudError as error:
-                if "NotFound" not in error.code and error.kind is not FailureClass.NOT_FOUND:
+                if not not_found(error):
                     raise
         return visible(self.observe, ctx, given)
 
@@ -235,19 +244,23 @@ class Discard(Action[DiscardInput, DiscardOutput]):
         return tasks_of(ctx, ctx.site("target"), beside if given.step else ctx.path)
 
     @staticmethod
+    def _meant(ctx: Context, given: DiscardInput) -> set[str]:
+        """The volumes to discard, by their ids."""
+        if given.volume:
+            return {given.volume}
+        told = (task["ImportVolume"].get("Volume") or {} for task in Discard._tasks(ctx, given))
+        return {str(volume["Id"]) for volume in told if volume.get("Id")}
+
+    @staticmethod
     def _left(ctx: Context, given: DiscardInput) -> list[str]:
-        site = ctx.site("target")
-        wanted = {given.volume} if given.volume else set[str]()
-        if not given.volume:
-            for task in Discard._tasks(ctx, given):
-                wanted |= {str((task["ImportVolume"].get("Volume") or {}).get("Id") or "")} - {""}
+        wanted = Discard._meant(ctx, given)
         if not wanted:
             return []
-        found = volumes(site, [{"Name": "volume-id", "Values": sorted(wanted)}])
+        found = volumes(ctx.site("target"), [{"Name": "volume-id", "Values": sorted(wanted)}])
         return sorted(str(item["VolumeId"]) for item in found if item["State"] not in _GONE)
 
     def observe(self, ctx: Context, given: DiscardInput) -> Answer[DiscardOutput]:
         left = self._left(ctx, given)
         if left:
             return Unseen(True, f"{', '.join(left)} still stand")
-        return Done(DiscardOutput(volumes=(given.volume,) if given.volume else ()))
+        return Done(DiscardOutput(volumes=tuple(sorted(self._meant(ctx, given)))))

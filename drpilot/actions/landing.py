@@ -91,6 +91,7 @@ class Carry(Action[CargoInput, LandedOutput]):
         "ebs:PutSnapshotBlock",
         "ebs:CompleteSnapshot",
         "ec2:CreateTags",
+        "ec2:DescribeImages",
         "ec2:DescribeSnapshots",
         "s3:GetObject",
     )
@@ -186,7 +187,13 @@ class Seal(Action[SealInput, LandedOutput]):
     summary = "snapshot an imported volume, which completes the replica"
     idempotency = Idempotency.OBSERVE
     effect = Effect.CREATE
-    permissions = ("ec2:CreateSnapshot", "ec2:CreateTags", "ec2:DescribeSnapshots")
+    permissions = (
+        "ec2:CreateSnapshot",
+        "ec2:CreateTags",
+        "ec2:DescribeImages",
+        "ec2:DescribeSnapshots",
+        "s3:GetObject",
+    )
     at = ("target", "source")
     Input = SealInput
     Output = LandedOutput
@@ -255,9 +262,8 @@ class Adopt(Action[CargoInput, LandedOutput]):
         if found:
             return Done(*_adopted(ctx, cargo, found[0]))
         what = f"a snapshot on {ctx.target} with the {cargo.size_gib} GiB of {cargo.snapshot} on {ctx.source}"
-        note = (
-            f"waits for a person: make {what}, tagged drpilot:adopt={cargo.snapshot} (docs/howto/movers.md)"
-        )
+        tags = f"drpilot:adopt={cargo.snapshot} and drpilot:group={ctx.group.name}"
+        note = f"waits for a person: make {what}, tagged {tags} (docs/explanation/paths.md, By hand)"
         return Waiting({}, after_s=60.0, note=note)
 
 

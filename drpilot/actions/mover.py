@@ -13,8 +13,9 @@ from datetime import timedelta
 from itertools import count
 
 from drpilot.actions.members import instance_of, scaling_of, tier_of
-from drpilot.actions.staging import Cargo, base_on_target, bucket_of, cargo_of, pace_of, shelf_of, stage_site
+from drpilot.actions.staging import Cargo, base_on_target, cargo_of, pace_of, shelf_of, stage_site
 from drpilot.actions.views import (
+    DEAD,
     first,
     images,
     instances,
@@ -25,7 +26,7 @@ from drpilot.actions.views import (
     tags_of,
     visible,
 )
-from drpilot.base.clock import rfc3339
+from drpilot.base.clock import parse_time, rfc3339
 from drpilot.base.errors import DrpilotError
 from drpilot.domain.group import Instance
 from drpilot.domain.plain import Json
@@ -57,7 +58,7 @@ _GIB = 1 << 30
 _MOST_GIB = 2048  # two URLs for each part of 10 MiB: the job must fit into a small machine
 _SILENT = timedelta(minutes=15)  # a mover says every few seconds how far it is
 _DEVICES = tuple(f"/dev/sd{letter}" for letter in "fghijklmnopqrstuvwxyz")
-_ENDED = ("terminated", "shutting-down", "stopped", "stopping")
+_ENDED = ("terminated", "shutting-down", "stopped", "stopping", "gone")
 
 
 class MoverInput(Model):
@@ -86,7 +87,9 @@ def _member(ctx: Context, given: MoverInput) -> str:
 
 def _shelf(ctx: Context, given: MoverInput) -> BucketShelf:
     """Where the job and the status of this mover lie."""
-    return BucketShelf(stage_site(ctx), bucket_of(ctx), f"{ctx.group.name}/movers/{ctx.token}", pace_of(ctx))
+    return BucketShelf(
+        stage_site(ctx), ctx.group.stage_bucket, f"{ctx.group.name}/movers/{ctx.token}", pace_of(ctx)
+    )
 
 
 class Run(Action[MoverInput, MoverOutput]):
@@ -170,25 +173,39 @@ class Run(Action[MoverInput, MoverOutput]):
         missing = [cargo.member for cargo in cargoes if not _staged(ctx, cargo)]
         if not missing:
             return Done(MoverOutput(snapshots={cargo.member: cargo.snapshot for cargo in cargoes}))
-        machine = _machine(ctx, dead=True)
-        if machine is None:
+        machine, status = _machine(ctx, dead=True), self._status(ctx, given)
+        if machine is None and status is None:
             return Unseen(
                 True, f"no mover of this step on {ctx.source}, and {', '.join(missing)} is not staged"
             )
-        if not _of(machine, ctx):
+        if machine is not None and not _of(machine, ctx):
             return Unseen(True, f"mover {machine['InstanceId']} does not carry our tags yet")
-        status = self._status(ctx, given)
-        failed = [f"{one.snapshot}: {one.error}" for one in status.volumes if one.error] if status else []
-        ended = machine["State"]["Name"] in _ENDED
-        if ended or (status is not None and status.state == "failed"):
-            why = "; ".join(failed) or f"it is {machine['State']['Name']} and told nothing"
-            text = f"mover {machine['InstanceId']} left {', '.join(missing)} unstaged: {why}"
+        state = machine["State"]["Name"] if machine is not None else "gone"
+        named = machine["InstanceId"] if machine is not None else "of this step"
+        if state in _ENDED or (status is not None and status.state == "failed"):
+            failed = [f"{one.snapshot}: {one.error}" for one in status.volumes if one.error] if status else []
+            why = "; ".join(failed) or f"it is {state} and told nothing"
+            text = f"mover {named} left {', '.join(missing)} unstaged: {why}"
             raise StepFailed(FailureClass.TRANSIENT, text)
-        said_at = max(ctx.intended_at, status.at) if status is not None else ctx.intended_at
-        if ctx.clock.now() - said_at > _SILENT:
-            text = f"mover {machine['InstanceId']} has been silent since {rfc3339(said_at)}: see its console output"
+        silent = self._silent(ctx, state, status)
+        if silent is not None and silent > _SILENT:
+            text = f"mover {named} is {state} and was silent for {silent}: see its console output"
             raise StepFailed(FailureClass.TRANSIENT, text)
-        return Waiting({"instance": machine["InstanceId"]}, after_s=5.0, progress=_progress(status))
+        return Waiting({"instance": named}, after_s=5.0, progress=_progress(status))
+
+    @staticmethod
+    def _silent(ctx: Context, state: str, status: MoverStatus | None) -> timedelta | None:
+        """For how long a running mover has said nothing new, by our own clock: its own may be wrong. A machine whose
+        volumes are still being made says nothing, and that may take its time.
+        """
+        if state == "pending":
+            return None
+        now, said = ctx.clock.now(), rfc3339(status.at) if status is not None else ""
+        known = ctx.resume or {}
+        if known.get("said") != said or "said_at" not in known:
+            ctx.checkpoint({"said": said, "said_at": rfc3339(now)})
+            return timedelta(0)
+        return now - parse_time(str(known["said_at"]))
 
     @staticmethod
     def _status(ctx: Context, given: MoverInput) -> MoverStatus | None:
@@ -290,18 +307,23 @@ class End(Action[MoverInput, EndOutput]):
 
     def start(self, ctx: Context, given: MoverInput) -> Answer[EndOutput]:
         site = ctx.site("source")
-        left = [item["InstanceId"] for item in self._left(ctx, given, site)]
+        every = self._all(ctx, given, site)
+        left = [item["InstanceId"] for item in every if item["State"]["Name"] not in DEAD]
         if left:
             site.call("ec2", "TerminateInstances", {"InstanceIds": left})
         return visible(self.observe, ctx, given)
 
     @staticmethod
-    def _left(ctx: Context, given: MoverInput, site: Site) -> list[Json]:
+    def _all(ctx: Context, given: MoverInput, site: Site) -> list[Json]:
         mine = [{"Name": "tag:drpilot:run", "Values": [ctx.run]}, *tagged(mover=_member(ctx, given))]
-        return [item for item in instances(site, mine, dead=True) if item["State"]["Name"] != "terminated"]
+        return instances(site, mine, dead=True)
 
     def observe(self, ctx: Context, given: MoverInput) -> Answer[EndOutput]:
-        left = [item["InstanceId"] for item in self._left(ctx, given, ctx.site("source"))]
-        if left:
-            return Unseen(True, f"mover {', '.join(left)} still stands")
-        return Done(EndOutput(ended=()))
+        every = self._all(ctx, given, ctx.site("source"))
+        left = [item for item in every if item["State"]["Name"] != "terminated"]
+        if not left:
+            return Done(EndOutput(ended=tuple(sorted(item["InstanceId"] for item in every))))
+        names = ", ".join(item["InstanceId"] for item in left)
+        if all(item["State"]["Name"] == "shutting-down" for item in left):
+            return Waiting({}, after_s=5.0, note=f"mover {names} is shutting down")
+        return Unseen(True, f"mover {names} still stands")

@@ -171,8 +171,8 @@ class Capture(Action[CaptureInput, CaptureOutput]):
         instance = instance_of(tier, given.instance)
         if freezing.left_frozen(ctx):
             freezing.thaw_left(ctx, tier, instance)
+        apart = "ec2:CreateSnapshots" not in ctx.site("source").capabilities
         if instance.volumes and not self._found(ctx, instance):
-            apart = "ec2:CreateSnapshots" not in ctx.site("source").capabilities
             if (tier.freeze or apart) and self._shut_down(ctx, instance):
                 freezing.at_rest(ctx)
                 self._take(ctx, tier, instance)
@@ -180,8 +180,8 @@ class Capture(Action[CaptureInput, CaptureOutput]):
                 freezing.awake(ctx)
                 with freezing.frozen(ctx, tier, instance):
                     self._take(ctx, tier, instance)
-        if tier.freeze:
-            # What the programs said is known to the next look, not to one of this moment.
+        if tier.freeze or apart:
+            # What the programs said, and whether the machine was at rest, the next look knows, not one of this moment.
             return Waiting({}, after_s=0.0, note="the snapshots were asked for")
         return visible(self.observe, ctx, given)
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from drpilot.actions.members import scaling_of, tier_of
-from drpilot.actions.views import first, images, snapshots, visible
+from drpilot.actions.views import Nothing, first, images, snapshots, visible
 from drpilot.domain.path import Path, path_between
 from drpilot.domain.plain import Json
 from drpilot.domain.point import RecoveryPoint, Replica
@@ -36,7 +36,26 @@ from drpilot.transfer.shelf import BucketShelf, listed
 from drpilot.transfer.snapshots import Ebs, SnapshotSource
 from drpilot.transfer.stage import MAP_NAME, Staged, Staging, read_staged, stage
 
-__all__ = ["Base", "Cargo", "CargoInput", "Fill", "Open", "Remove", "Sweep", "cargo_of", "ebs_of", "shelf_of"]
+__all__ = [
+    "Base",
+    "Cargo",
+    "CargoInput",
+    "Fill",
+    "Open",
+    "Remove",
+    "Sweep",
+    "base_on_target",
+    "cargo_of",
+    "changed_note",
+    "ebs_of",
+    "pace_of",
+    "progress",
+    "root_of",
+    "shelf_of",
+    "stage_site",
+    "staged_here",
+    "staged_output",
+]
 
 _AT_ONCE = 32  # requests under way at one endpoint for one cargo
 
@@ -53,11 +72,6 @@ def stage_site(ctx: Context) -> Site:
         text = f"nothing is staged between {ctx.source} and {ctx.target}: {path.words}"
         raise StepFailed(FailureClass.PRECONDITION, text)
     return ctx.site(path.stage)
-
-
-def bucket_of(ctx: Context) -> str:
-    """The bucket of the stage."""
-    return ctx.group.staging.bucket or f"drpilot-{ctx.group.name}-staging"
 
 
 def pace_of(ctx: Context) -> Pace:
@@ -141,7 +155,9 @@ def _image_cargo(ctx: Context, tier: str, member: str) -> Cargo:
 
 def shelf_of(ctx: Context, cargo: Cargo) -> BucketShelf:
     """Where the cargo is staged."""
-    return BucketShelf(stage_site(ctx), bucket_of(ctx), f"{ctx.group.name}/{cargo.folder}", pace_of(ctx))
+    return BucketShelf(
+        stage_site(ctx), ctx.group.stage_bucket, f"{ctx.group.name}/{cargo.folder}", pace_of(ctx)
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,11 +229,7 @@ class PlaceOutput(Model):
     bucket: str
 
 
-class Nowhere(Model):
-    """Needs no input."""
-
-
-class Open(Action[Nowhere, PlaceOutput]):
+class Open(Action[Nothing, PlaceOutput]):
     """See that the bucket of the stage is there; making it again changes nothing."""
 
     name = "stage.open"
@@ -226,15 +238,15 @@ class Open(Action[Nowhere, PlaceOutput]):
     effect = Effect.CREATE
     permissions = ("s3:CreateBucket", "s3:ListBucket")
     at = ("target", "source")
-    Input = Nowhere
+    Input = Nothing
     Output = PlaceOutput
 
-    def start(self, ctx: Context, given: Nowhere) -> Answer[PlaceOutput]:
-        prepare(stage_site(ctx), bucket_of(ctx), create=True)
+    def start(self, ctx: Context, given: Nothing) -> Answer[PlaceOutput]:
+        prepare(stage_site(ctx), ctx.group.stage_bucket, create=True)
         return visible(self.observe, ctx, given)
 
-    def observe(self, ctx: Context, given: Nowhere) -> Answer[PlaceOutput]:
-        site, bucket = stage_site(ctx), bucket_of(ctx)
+    def observe(self, ctx: Context, given: Nothing) -> Answer[PlaceOutput]:
+        site, bucket = stage_site(ctx), ctx.group.stage_bucket
         if not _stands(site, bucket):
             return Unseen(True, f"there is no bucket {bucket} on {site.name}")
         return Done(PlaceOutput(site=site.name, bucket=bucket))
@@ -326,16 +338,16 @@ _TOLD_S = 10.0
 
 
 def progress(ctx: Context) -> Callable[[Json], None]:
-    """What keeps a long transfer's progress, every few seconds; raises CloudError, with an unknown outcome, when the
-    driver is asked to stop: whoever drives next looks, and goes on.
+    """What keeps a long transfer's progress, every few seconds; raises CloudError, with an unknown outcome, when nobody
+    waits for it any more: whoever drives next looks, and goes on where it is still wanted.
     """
     last = ctx.clock.monotonic()
 
     def told(state: Json) -> None:
         nonlocal last
-        if ctx.transfers.stopping():
-            text = "the driver stops; the next one goes on from here"
-            raise CloudError(FailureClass.CANCELLED, "Stopping", text, happened="unknown", site=ctx.target)
+        if ctx.unwanted():
+            text = "nobody waits for this any more; whoever does goes on from here"
+            raise CloudError(FailureClass.CANCELLED, "Unwanted", text, happened="unknown", site=ctx.target)
         if ctx.clock.monotonic() - last >= _TOLD_S:
             last = ctx.clock.monotonic()
             ctx.checkpoint(state)
@@ -356,7 +368,7 @@ class SweptOutput(Model):
     kept: int
 
 
-class Sweep(Action[Nowhere, SweptOutput]):
+class Sweep(Action[Nothing, SweptOutput]):
     """Delete from the stage what no point needs any more.
 
     Maps stay as long as a point has the snapshot they describe: they make the next replication incremental. Parts stay
@@ -369,16 +381,16 @@ class Sweep(Action[Nowhere, SweptOutput]):
     effect = Effect.DESTROY
     permissions = ("s3:DeleteObject", "s3:ListBucket", "s3:GetObject")
     at = ("target", "source")
-    Input = Nowhere
+    Input = Nothing
     Output = SweptOutput
 
-    def start(self, ctx: Context, given: Nowhere) -> Answer[SweptOutput]:
+    def start(self, ctx: Context, given: Nothing) -> Answer[SweptOutput]:
         shelf, useless = self._useless(ctx)
         for name in useless:
             shelf.drop(name)
         return visible(self.observe, ctx, given)
 
-    def observe(self, ctx: Context, given: Nowhere) -> Answer[SweptOutput]:
+    def observe(self, ctx: Context, given: Nothing) -> Answer[SweptOutput]:
         shelf, useless = self._useless(ctx)
         if useless:
             return Unseen(True, f"{len(useless)} objects on the stage are of no use")
@@ -386,7 +398,7 @@ class Sweep(Action[Nowhere, SweptOutput]):
 
     @staticmethod
     def _useless(ctx: Context) -> tuple[BucketShelf, list[str]]:
-        shelf = BucketShelf(stage_site(ctx), bucket_of(ctx), ctx.group.name, pace_of(ctx))
+        shelf = BucketShelf(stage_site(ctx), ctx.group.stage_bucket, ctx.group.name, pace_of(ctx))
         names = shelf.names("")
         return shelf, sorted(names - _needed(ctx, names))
 
@@ -415,7 +427,7 @@ def _needed(ctx: Context, names: frozenset[str]) -> set[str]:
     return kept & names
 
 
-class Remove(Action[Nowhere, SweptOutput]):
+class Remove(Action[Nothing, SweptOutput]):
     """Delete all that the group has on the stages of both directions, and the buckets if drpilot named them."""
 
     name = "stage.remove"
@@ -424,11 +436,11 @@ class Remove(Action[Nowhere, SweptOutput]):
     effect = Effect.DESTROY
     permissions = ("s3:DeleteObject", "s3:DeleteBucket", "s3:ListBucket")
     at = ("target", "source")
-    Input = Nowhere
+    Input = Nothing
     Output = SweptOutput
 
-    def start(self, ctx: Context, given: Nowhere) -> Answer[SweptOutput]:
-        bucket = bucket_of(ctx)
+    def start(self, ctx: Context, given: Nothing) -> Answer[SweptOutput]:
+        bucket = ctx.group.stage_bucket
         for site in _stages(ctx):
             for key in listed(site, bucket, f"{ctx.group.name}/"):
                 site.call("s3", "DeleteObject", {"Bucket": bucket, "Key": key})
@@ -436,8 +448,8 @@ class Remove(Action[Nowhere, SweptOutput]):
                 site.call("s3", "DeleteBucket", {"Bucket": bucket})
         return visible(self.observe, ctx, given)
 
-    def observe(self, ctx: Context, given: Nowhere) -> Answer[SweptOutput]:
-        bucket = bucket_of(ctx)
+    def observe(self, ctx: Context, given: Nothing) -> Answer[SweptOutput]:
+        bucket = ctx.group.stage_bucket
         for site in _stages(ctx):
             left = listed(site, bucket, f"{ctx.group.name}/")
             if left:

@@ -353,6 +353,11 @@ class Group:
     burst: BurstPolicy | None = None
     buckets: tuple[Bucket, ...] = ()
 
+    @property
+    def stage_bucket(self) -> str:
+        """The bucket over which bytes go between unlike clouds."""
+        return self.staging.bucket or f"drpilot-{self.name}-staging"
+
     def other(self, site: str) -> str:
         """The other of the two sites."""
         return self.secondary if site == self.primary else self.primary

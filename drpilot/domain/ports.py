@@ -162,7 +162,7 @@ class BlockPlane(Protocol):
 class Transfers:
     """What an action that carries bytes itself needs beside the sites: the blocks of a site by its name, the folder
     of what a transfer must remember to go on after it was killed, chance for its pauses, the objects of a site,
-    the URL where its S3 answers, and whether the driver was asked to stop.
+    and the URL where its S3 answers.
     """
 
     plane: Callable[[str], BlockPlane]
@@ -170,7 +170,6 @@ class Transfers:
     chance: Chance
     objects: Callable[[str], ObjectPlane]
     s3_url: Callable[[str], str]
-    stopping: Callable[[], bool] = lambda: False
 
 
 class Stale(Exception):
@@ -338,6 +337,11 @@ class Context(Protocol):
     @property
     def transfers(self) -> Transfers:
         """What carries bytes through this process."""
+
+    def unwanted(self) -> bool:
+        """Whether nobody waits for this attempt any more: its run was cancelled or turned back, or its driver stops or
+        was superseded. What runs for long asks every second or so, and leaves its outcome unknown.
+        """
 
     def sub(self, name: str) -> str:
         """A token for one of several calls of this attempt, pure in token and name."""

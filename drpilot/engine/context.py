@@ -89,6 +89,7 @@ class StepContext:
     save: Callable[[dict[str, Any]], None]
     intended_at: datetime
     epoch: int
+    given_up: Callable[[], bool] = lambda: False
     touch: Touch = field(default_factory=Touch)
 
     def changed(self) -> bool:
@@ -145,6 +146,9 @@ class StepContext:
 
     def witness(self) -> Witness:
         return TouchedWitness(self.world.witness(), self.touch)
+
+    def unwanted(self) -> bool:
+        return self.given_up()
 
     def sub(self, name: str) -> str:
         return digest([self.token, name])[:32]

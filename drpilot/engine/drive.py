@@ -42,6 +42,8 @@ __all__ = ["Drive", "Driver"]
 TICK_S = 0.5  # how often an idle driver looks for orders of people
 RENEW_S = 5.0
 PULSE_S = 2.0  # signs of life of the sites are written at most this often
+# States in which what was begun before is no longer wanted.
+_TURNED = frozenset({"cancelling", "rolling_back", "cleaning", *FAMILIES["run"].final})
 _IDLE = frozenset({"waiting", "paused", "awaiting_commit", "clean_failed"})
 
 
@@ -88,6 +90,7 @@ class Driver:
                 self.journal.release(lease)  # else it runs out, when no call of ours can land any more
             return drive
         finally:
+            loop.over = True
             pool.shutdown(wait=False, cancel_futures=True)
             self.journal.in_flight[view.id] = list(loop.futures.values())
 
@@ -106,6 +109,8 @@ class _Loop:
         self.futures: dict[str, Future[Outcome]] = {}
         self.renewed_at = self.pulsed_at = self.clock.monotonic()
         self.idle_since: float | None = None
+        self.over = False
+        self.state = ""  # of the run, when it was last looked at
         self.group = driver.journal.group(driver.journal.view(lease.run).group)
 
     def run(self) -> Drive:
@@ -115,6 +120,7 @@ class _Loop:
             self.journal.commit(self.lease, lost)
         while True:
             view = self.journal.view(self.lease.run)
+            self.state = view.state
             self.driver.seen(view)
             if view.state in FAMILIES["run"].final:
                 return Drive(view)
@@ -144,6 +150,10 @@ class _Loop:
             self.journal.commit(self.lease, [*answers, *([RunMove("pause", text)] if pausable else [])])
             return False
         return True
+
+    def given_up(self) -> bool:
+        """Whether nobody waits for what runs in a thread; asked by the threads."""
+        return self.over or self.driver.stop.is_set() or self.state in _TURNED
 
     def _parallel(self, view: RunView) -> int:
         return max(1, min(view.plan.parallel, self.driver.parallel))
@@ -184,6 +194,7 @@ class _Loop:
             save=lambda state: self.journal.checkpoint(self.lease, path, attempt.number, state),
             intended_at=self.journal.first_intent(view.id, path, attempt.round),
             epoch=self.journal.group(view.group).epoch,
+            given_up=self.given_up,
         )
         return execute(action, context, phase)
 

@@ -158,6 +158,10 @@ class Hand:
         """Nothing is fenced."""
         return "none"
 
+    def unwanted(self) -> bool:
+        """Whoever began it waits for it."""
+        return False
+
     def checkpoint(self, state: Json) -> None:
         """Progress of an action is told; what it needs to go on lies on the clouds."""
         done, total = state.get("done"), state.get("parts") or state.get("blocks")

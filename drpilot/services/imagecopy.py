@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPubl
 
 from drpilot.actions import images, importing, landing, mover, staging
 from drpilot.actions.images import BY_HAND, SOURCE_SITE
-from drpilot.actions.views import describe, first, tagged, tags_of
+from drpilot.actions.views import Nothing, describe, first, tagged, tags_of
 from drpilot.actions.views import images as images_of
 from drpilot.base.errors import DrpilotError
 from drpilot.base.ids import digest
@@ -301,7 +301,7 @@ def _staged(work: _Work) -> Carried:
             # In the step of the import, so that its volume is found by its task.
             works.do("import", importing.Discard(), importing.DiscardInput())
         output = work.enrol(snapshot)
-    works.do("clear", staging.Remove(), staging.Nowhere())
+    works.do("clear", staging.Remove(), Nothing())
     return work.done(output, snapshot)
 
 
@@ -318,7 +318,7 @@ def _landed(work: _Work) -> str:
 def _brought(work: _Work) -> str:
     """Read the root, stage it and land it."""
     works, path = work.works, work.planned.way.path
-    works.do("open", staging.Open(), staging.Nowhere())
+    works.do("open", staging.Open(), Nothing())
     if path.read == "mover":
         _moved(work)
     else:

@@ -120,6 +120,9 @@ class StepContext:
     def transfers(self) -> Transfers:
         return self.world.transfers
 
+    def unwanted(self) -> bool:
+        return False
+
     def sub(self, name: str) -> str:
         return digest([self.token, name])[:32]
 

@@ -5,17 +5,16 @@ Wall seconds move with whatever else a machine does; contenders that alternate s
 
 from __future__ import annotations
 
-import os
+import json
 import shutil
 import statistics
 import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-
-from drpilot.base.clock import RealClock
 
 __all__ = ["Cost", "alternated", "needed", "ratio", "report", "spent"]
 
@@ -38,17 +37,28 @@ def needed(**packages: str) -> None:
         pytest.skip(text)
 
 
+# A process counts as its peak what its parent had when it was forked: beside pytest's 150 MB nothing smaller shows.
+# So a parent of a few MB starts it, and tells what it took.
+_WATCHER = """
+import json, os, sys, time
+began = time.monotonic()
+child = os.posix_spawnp(sys.argv[2], sys.argv[2:], os.environ)
+_, status, usage = os.wait4(child, 0)
+told = {"wall_s": time.monotonic() - began, "cpu_s": usage.ru_utime + usage.ru_stime, "kib": usage.ru_maxrss}
+with open(sys.argv[1], "w") as file:
+    json.dump(told | {"code": os.waitstatus_to_exitcode(status)}, file)
+"""
+
+
 def spent(command: Sequence[str | Path], folder: Path) -> Cost:
     """Run a command to its end, and what it took."""
-    clock = RealClock()
-    began = clock.monotonic()
+    told = folder / "spent.json"
+    watched = [sys.executable, "-I", "-S", "-c", _WATCHER, str(told), *(str(word) for word in command)]
     with (folder / "bench.log").open("ab") as log:
-        process = subprocess.Popen([str(word) for word in command], cwd=folder, stdout=log, stderr=log)
-        _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    assert process.returncode == 0, (folder / "bench.log").read_text()[-2000:]
-    wall_s = clock.monotonic() - began
-    return Cost(wall_s, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)
+        subprocess.run(watched, cwd=folder, stdout=log, stderr=log, check=True)
+    found = json.loads(told.read_text())
+    assert found["code"] == 0, (folder / "bench.log").read_text()[-2000:]
+    return Cost(found["wall_s"], found["cpu_s"], found["kib"] * 1024)
 
 
 def alternated(rounds: int, contenders: dict[str, Callable[[], Cost]]) -> dict[str, list[Cost]]:
