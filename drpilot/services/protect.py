@@ -22,6 +22,7 @@ from drpilot.inventory.survey import Surveyed, offer, survey
 from drpilot.journal.views import GroupView
 from drpilot.services.begin import Asking, Typed, begin, consent, propose
 from drpilot.services.house import House
+from drpilot.services.watch import next_burst, next_drill, next_replication
 
 __all__ = ["Drafted", "Preview", "Row", "draft", "preview", "protect", "retire", "schedule"]
 
@@ -193,12 +194,6 @@ def protect(house: House, text: str, file: str, *, make_missing: bool = False) -
 
 def schedule(house: House, group: Group) -> None:
     """Make the group's replication, drill and burst due; the service begins them."""
-    from drpilot.services.watch import (  # noqa: PLC0415 - watch imports begin
-        next_burst,
-        next_drill,
-        next_replication,
-    )
-
     now = house.clock.now()
     house.journal.unschedule(group.name)
     house.journal.plan_next(group.name, "replicate", next_replication(group, now))
