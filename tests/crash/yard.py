@@ -29,14 +29,15 @@ SPEED = 60.0
 class Yard:
     """A lab with the shop protected, saved states, and children to kill."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, pair: str = "aws-aws") -> None:
         self.folder = folder
+        self.pair = pair
         self.zygote: subprocess.Popen[str] | None = None
         self.lab = Lab(folder)
 
     def open(self) -> None:
         """Start the lab and the zygote, and protect the shop."""
-        self.lab.up(speed=SPEED)
+        self.lab.up(speed=SPEED, pair=self.pair)
         house = open_house(lab=True, person="oncall", home=self.folder)
         protect(house, self.lab.shop_file.read_text(), "shop.yaml")
         house.journal.database.close()

@@ -11,8 +11,10 @@ import json
 import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from drpilot.base.log import configure
 from drpilot.clouds.credentials import CredentialsReference
 from drpilot.clouds.dialects import DIALECTS
 from drpilot.clouds.session import Clients, SiteSettings
-from drpilot.domain.ports import Action, CloudError, Context, Idempotency, Unseen
+from drpilot.domain.ports import Action, BlockChannel, BlockPlane, CloudError, Context, Idempotency, Unseen
 from drpilot.domain.run import Change, Intent
 from drpilot.practice import SERVICES, Lab
 from drpilot.services.attend import attend
@@ -32,6 +34,8 @@ from drpilot.wiring import open_house
 from tests.crash.yard import unintended
 
 GROUP = "shop"
+CHANGES = DIALECTS["aws"].changes
+"""What changes something on a cloud, by the names of its operations, which Eucalyptus shares."""
 
 
 def die() -> None:
@@ -49,8 +53,10 @@ class Counter:
         self.folder = Path(command["folder"])
         self.kill = command.get("kill")
         self.commits = 0
+        self.blocks = 0
         self.calls: list[str] = []
         self.unintended: list[str] = []
+        self.lock = threading.Lock()
 
     def committed(self, changes: Sequence[Change]) -> None:
         self.commits += 1
@@ -58,14 +64,49 @@ class Counter:
             die()
 
     def called(self, site: str, service: str, operation: str, phase: str) -> None:
-        if not DIALECTS["aws"].changes(service, operation):
+        if not CHANGES(service, operation):
             return
         if phase == "failed":
             self.unintended += unintended(self.folder, Lab(self.folder))
         if phase == "after":
-            self.calls.append(f"{site}:{service}.{operation}")
-            if self.kill in (["call", len(self.calls)], ["operation", operation]):
+            with self.lock:  # threads that carry bytes call too
+                self.calls.append(f"{site}:{service}.{operation}")
+                if self.kill in (["call", len(self.calls)], ["operation", operation]):
+                    die()
+
+    def wrote(self) -> None:
+        """A block is on its cloud; several threads write, and each may be the last."""
+        with self.lock:
+            self.blocks += 1
+            if self.kill == ["block", self.blocks]:
                 die()
+
+
+class CountedChannel:
+    """A channel whose written blocks are counted."""
+
+    def __init__(self, channel: BlockChannel, counter: Counter) -> None:
+        self._channel, self._counter = channel, counter
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._channel, name)
+
+    def put(self, snapshot: str, index: int, data: memoryview, sha256: bytes) -> None:
+        self._channel.put(snapshot, index, data, sha256)
+        self._counter.wrote()
+
+
+class CountedPlane:
+    """The blocks of a site, counted where they are written."""
+
+    def __init__(self, plane: BlockPlane, counter: Counter) -> None:
+        self._plane, self._counter = plane, counter
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._plane, name)
+
+    def channel(self) -> CountedChannel:
+        return CountedChannel(self._plane.channel(), self._counter)
 
 
 class BlindSite:
@@ -126,6 +167,10 @@ def house_for(folder: Path, person: str, counter: Counter, command: dict[str, An
     """A house with the counter in every door."""
     house = open_house(lab=True, person=person, home=folder, observer=counter.called)
     house.journal.after_commit = counter.committed
+    carried = house.world.transfers
+    assert carried is not None
+    counted = replace(carried, plane=lambda name: CountedPlane(carried.plane(name), counter))
+    house.world = replace(house.world, transfers=counted)
     if command.get("blind"):
         house.catalogue = {
             name: blinded(action) if action.idempotency is Idempotency.OBSERVE else action
@@ -226,8 +271,8 @@ def child(command: dict[str, Any]) -> dict[str, Any]:
     counter = Counter(command)
     houses = [house_for(folder, name, counter, command) for name in ("oncall", "second")]
     ended = to_the_end(command["mode"], houses[0], houses[1], command.get("to"))
-    counted = {"commits": counter.commits, "calls": counter.calls, "unintended": counter.unintended}
-    return {"ended": ended, **counted}
+    counted = {"commits": counter.commits, "calls": counter.calls, "blocks": counter.blocks}
+    return {"ended": ended, **counted, "unintended": counter.unintended}
 
 
 def warm() -> None:
