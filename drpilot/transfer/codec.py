@@ -64,7 +64,7 @@ class Profile:
 
 
 PROFILES = {
-    "fast": Profile("fast", "isal.isal_zlib", 2, "isal", 3, ((0.5, 2), (0.99, 3), (2.0, 1))),
+    "fast": Profile("fast", "isal.isal_zlib", 2, "isal", 3, ((0.6, 2), (0.99, 3), (2.0, 1))),
     "small": Profile("small", "zlib_ng.zlib_ng", 6, "zlib-ng", 7, ((0.3, 7), (2.0, 6))),
     "plain": Profile("plain", "zlib", 6),
 }
