@@ -69,6 +69,7 @@ class Import(Action[CargoInput, VolumeOutput]):
         "ec2:DescribeConversionTasks",
         "ec2:DescribeImages",
         "ec2:DescribeSnapshots",
+        "ec2:DescribeVolumes",
         "s3:GetObject",
         "s3:PutObject",
     )
@@ -78,7 +79,7 @@ class Import(Action[CargoInput, VolumeOutput]):
 
     def start(self, ctx: Context, given: CargoInput) -> Answer[VolumeOutput]:
         site = ctx.site("target")
-        if not [task for task in tasks_of(ctx, site, ctx.path) if task["State"] != "cancelled"]:
+        if not self._live(site, tasks_of(ctx, site, ctx.path)):
             cargo = cargo_of(ctx, given.tier, given.member)
             shelf = shelf_of(ctx, cargo)
             staged = staged_here(cargo, shelf)
@@ -101,12 +102,13 @@ class Import(Action[CargoInput, VolumeOutput]):
     def observe(self, ctx: Context, given: CargoInput) -> Answer[VolumeOutput]:
         site = ctx.site("target")
         found = tasks_of(ctx, site, ctx.path)
-        live = [task for task in found if task["State"] != "cancelled"]
+        live = self._live(site, found)
         if not live:
+            mine = _description(ctx, ctx.path, ctx.token)
             ended = [
                 task
                 for task in found
-                if task["ImportVolume"]["Description"] == _description(ctx, ctx.path, ctx.token)
+                if task["State"] == "cancelled" and task["ImportVolume"]["Description"] == mine
             ]
             if ended:
                 why = without_queries(ended[-1].get("StatusMessage") or "no reason was given")
@@ -120,14 +122,27 @@ class Import(Action[CargoInput, VolumeOutput]):
             return Waiting(
                 {"task": task["ConversionTaskId"]}, after_s=5.0, progress=min(1.0, done), note=note
             )
-        volume = str((told.get("Volume") or {}).get("Id") or "")
+        volume = _volume_of(task)
         if not volume:
             text = f"task {task['ConversionTaskId']} is completed and names no volume"
             raise StepFailed(FailureClass.PRECONDITION, text)
         return Done(VolumeOutput(volume=volume))
 
+    @staticmethod
+    def _live(site: Site, found: list[Json]) -> list[Json]:
+        """The tasks that go on, or whose volume stands: a task is shown long after its volume was deleted."""
+        named = {_volume_of(task) for task in found if task["State"] == "completed"} - {""}
+        there = volumes(site, [{"Name": "volume-id", "Values": sorted(named)}]) if named else []
+        deleted = named - {str(item["VolumeId"]) for item in there if item["State"] not in _GONE}
+        return [task for task in found if task["State"] != "cancelled" and _volume_of(task) not in deleted]
+
     def undo(self, given: CargoInput, output: VolumeOutput | None) -> Call | None:
         return Call("volume.discard", {"volume": output.volume if output is not None else ""})
+
+
+def _volume_of(task: Json) -> str:
+    """The id of a task's volume; empty where it has none yet."""
+    return str((task["ImportVolume"].get("Volume") or {}).get("Id") or "")
 
 
 def _description(ctx: Context, path: str, attempt: str = "") -> str:
@@ -248,8 +263,7 @@ class Discard(Action[DiscardInput, DiscardOutput]):
         """The volumes to discard, by their ids."""
         if given.volume:
             return {given.volume}
-        told = (task["ImportVolume"].get("Volume") or {} for task in Discard._tasks(ctx, given))
-        return {str(volume["Id"]) for volume in told if volume.get("Id")}
+        return {_volume_of(task) for task in Discard._tasks(ctx, given)} - {""}
 
     @staticmethod
     def _left(ctx: Context, given: DiscardInput) -> list[str]:

@@ -7,8 +7,8 @@ DescribeConversionTasks of Eucalyptus, whose failed tasks end `cancelled` with t
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 
 from drpilot.actions.points import replica_move
 from drpilot.actions.staging import (
@@ -24,12 +24,21 @@ from drpilot.actions.staging import (
     staged_here,
     staged_output,
 )
-from drpilot.actions.views import made_here, snapshots, specification, tag_list, tags_of, visible
-from drpilot.base.ids import digest
+from drpilot.actions.views import (
+    first,
+    made_here,
+    not_found,
+    snapshots,
+    specification,
+    tag_list,
+    tags_of,
+    visible,
+)
 from drpilot.domain.plain import Json
 from drpilot.domain.ports import (
     Action,
     Answer,
+    CloudError,
     Context,
     Done,
     Effect,
@@ -47,7 +56,7 @@ from drpilot.transfer.ledger import Head, Ledger
 from drpilot.transfer.snapshots import NewSnapshot, SnapshotSink
 from drpilot.transfer.stage import StagedSource, read_staged
 
-__all__ = ["Adopt", "Carry", "LandedOutput", "Seal"]
+__all__ = ["Adopt", "Carry", "LandedOutput", "Seal", "begun_token", "kept_ledger"]
 
 
 class LandedOutput(Model):
@@ -73,6 +82,34 @@ def _moves(ctx: Context, cargo: Cargo, snapshot: str) -> tuple[Move, ...]:
         "facts": dict(replica.facts),
     }
     return (replica_move(ctx, ("snapshot", cargo.member), "complete", data),)
+
+
+def begun_token(ctx: Context) -> str:
+    """The token that this step's snapshot on the target was begun with, in whichever attempt, as long as it is pending:
+    with it, StartSnapshot goes on. This attempt's own where there is none.
+    """
+    begun = [item for item in snapshots(ctx.site("target"), made_here(ctx)) if item["State"] == "pending"]
+    oldest = first(sorted(begun, key=lambda item: (str(item.get("StartTime")), item["SnapshotId"])))
+    return tags_of(oldest or {}).get("drpilot:attempt") or ctx.token
+
+
+@contextmanager
+def kept_ledger(ctx: Context, token: str) -> Iterator[Ledger]:
+    """The ledger of a snapshot that is being written; it goes when that is complete, or is no more. Then the step fails
+    in passing, for its token would name what is gone: the next attempt begins another snapshot.
+    """
+    ledger, over = Ledger(ctx.transfers.folder / f"{token}.ledger"), False
+    try:
+        yield ledger
+        over = True
+    except CloudError as error:
+        over = not_found(error) and error.operation.startswith("ebs:")
+        if not over:
+            raise
+        text = f"the snapshot that was begun on {ctx.target} is gone: {error.message}"
+        raise StepFailed(FailureClass.TRANSIENT, text) from error
+    finally:
+        ledger.close(remove=over)
 
 
 class Carry(Action[CargoInput, LandedOutput]):
@@ -113,36 +150,20 @@ class Carry(Action[CargoInput, LandedOutput]):
             raise StepFailed(FailureClass.PRECONDITION, f"{text}; replicate again")
         before = base.staged.block_map if base is not None and wanted else None
         parent = base.snapshot if base is not None and wanted else None
-        token = self._token(ctx, cargo)
+        token = begun_token(ctx)
         tags = cargo.tags(ctx) | {"drpilot:attempt": token}
         made = NewSnapshot(f"drpilot:{ctx.name}/{ctx.path}", parent, cargo.snapshot, tags)
         self._copy(ctx, StagedSource(shelf, staged, pace_of(ctx)), made, before, token)
         return visible(self.observe, ctx, given)
 
     @staticmethod
-    def _token(ctx: Context, cargo: Cargo) -> str:
-        """The same for every attempt of the step, so that a new one goes on where the last one was refused; another one
-        only where the snapshot that was begun has failed.
-        """
-        begun = snapshots(ctx.site("target"), made_here(ctx))
-        if any(item["State"] == "error" for item in begun):
-            return ctx.token
-        return digest([ctx.run, ctx.path, cargo.snapshot])[:32]
-
-    @staticmethod
     def _copy(
         ctx: Context, source: StagedSource, made: NewSnapshot, before: BlockMap | None, token: str
     ) -> None:
-        ledger = Ledger(ctx.transfers.folder / f"{token}.ledger")
         fingerprint = before.fingerprint() if before is not None else ""
         head = Head(source.identity, ctx.target, fingerprint, source.size_bytes, token)
-        complete = False
-        try:
-            with closing(SnapshotSink(ebs_of(ctx, "target"), made)) as sink:
-                copy(Order(source, sink, ledger, head, before, _progress(ctx)))
-            complete = True
-        finally:
-            ledger.close(remove=complete)
+        with kept_ledger(ctx, token) as ledger, closing(SnapshotSink(ebs_of(ctx, "target"), made)) as sink:
+            copy(Order(source, sink, ledger, head, before, _progress(ctx)))
 
     def observe(self, ctx: Context, given: CargoInput) -> Answer[LandedOutput]:
         cargo = cargo_of(ctx, given.tier, given.member)

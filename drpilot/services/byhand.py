@@ -1,9 +1,10 @@
 """Steps of a runbook done by hand, one after the other, without a group and without the journal.
 
 What makes it safe to break off is on the clouds themselves: the id of the work is a digest of what is wanted, so that
-the same command finds by its tags, its ClientToken or its description whatever an earlier one made. Each step is
-looked for first and begun only where it is not there. A small file beside the transfers holds the step that was begun
-last: whatever that one made may not be listed yet, so it is looked for longer.
+the same command finds by its tags or its description whatever an earlier one made. Each step is looked for first and
+begun only where it is not there. A small file beside the transfers holds the step that was begun last: whatever that
+one made may not be listed yet, so it is looked for longer. It also holds the *take*, of which tokens are made: a token
+whose step has ended is never used again, since a cloud would answer it with what may be deleted by now.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pydantic import BaseModel
 
 from drpilot.base.clock import Clock
 from drpilot.base.errors import DrpilotError
-from drpilot.base.ids import digest, token
+from drpilot.base.ids import digest, new_id, token
 from drpilot.domain.group import Group
 from drpilot.domain.plain import Json
 from drpilot.domain.plan import Proposal
@@ -44,7 +45,7 @@ Told = Callable[[str, float | None, str], None]
 
 _LONGEST_S = 24 * 3600.0  # of one step, as the runbooks have it
 _TRIES = 4  # of a step that failed in passing, each with a fresh token
-_ROUNDS = 50  # tokens of one step over all commands
+_ANSWERS = 5  # to calls of one token of which nothing is ever there
 _LOOKS = 3
 _LOOK_FIRST_S, _LOOK_FACTOR, _LOOK_MOST_S = 0.25, 1.6, 15.0
 _LOST_S = 600.0  # as long a site may fail to answer what only looks
@@ -186,48 +187,61 @@ class Works:
         if self._ledger.head is None or not self._ledger.head.same_copy(head):
             self._ledger.begin(head)
         self._begun = self._ledger.state.get("step", "")
+        self._take = self._ledger.state.get("take", "")
+        if not self._take:
+            self._renew(self._begun)
 
     def close(self, *, complete: bool) -> None:
         """Let go; what is complete needs no remembering."""
         self._ledger.close(remove=complete)
 
-    def context(self, path: str) -> Hand:
-        """The context of a step in its first attempt."""
-        return self._at(path, 0)
-
     def seen(self, path: str, deed: Deed[Given, Output], given: Given) -> Output | None:
         """What a step came to, if it is done already; nothing is begun. Raises CloudError."""
         try:
-            answer = deed.observe(self._at(path, 0), given)
+            answer = deed.observe(self._at(path), given)
         except StepFailed:
             return None
         return answer.output if isinstance(answer, Done) else None
 
     def do(self, path: str, deed: Deed[Given, Output], given: Given) -> Output:
         """Do a step, or go on with it, to its end. Raises CloudError, and StepFailed where it failed for certain."""
-        begun = 0
         self._told(path, None, "")
-        for round_ in range(_ROUNDS):
-            hand = self._at(path, round_)
-            attempt = _Attempt(self, hand, deed, given)
+        for tries in range(1, _TRIES + 1):
             try:
-                return cast("Output", attempt.end())
+                output = cast("Output", _Attempt(self, self._at(path), deed, given).end())
             except StepFailed as error:
-                begun += attempt.started
-                if error.kind not in _PASSING or begun >= _TRIES:
+                self._renew(self._begun)
+                if error.kind not in _PASSING or tries == _TRIES:
                     raise
                 self._told(path, None, f"failed, tried again: {error.message}")
-        raise StepFailed(FailureClass.TRANSIENT, f"{path} failed {_ROUNDS} times")
+            except DrpilotError:
+                self._renew(self._begun)
+                raise
+            except CloudError as error:
+                if error.happened == "no" and error.kind not in _PASSING:
+                    self._renew(self._begun)
+                raise
+            else:
+                if self._begun == path:
+                    self._renew("")
+                return output
+        raise AssertionError("the last try returns or raises")
 
-    def _at(self, path: str, round_: int) -> Hand:
-        fresh = token(self._hand.run, path, round_, "do", {})
+    def _at(self, path: str) -> Hand:
+        fresh = token(self._hand.run, path, 0, "do", {"take": self._take})
         return replace(self._hand, path=path, token=fresh, intended_at=self._stage.clock.now())
+
+    def _renew(self, begun: str) -> None:
+        """Let no token of before be used again; `begun` is the step that was begun last and whose end nobody saw."""
+        self._take = new_id(self._stage.clock, self._stage.transfers.chance)
+        self._begun = begun
+        self._ledger.keep({"step": begun, "take": self._take})
 
     def intend(self, path: str) -> None:
         """Make durable that a step is about to be begun."""
         if self._begun != path:
             self._begun = path
-            self._ledger.keep({"step": path})
+            self._ledger.keep({"step": path, "take": self._take})
 
     def tell(self, path: str, waiting: Waiting) -> None:
         """Say how far a step is."""
@@ -253,7 +267,7 @@ class _Attempt:
 
     def __init__(self, works: Works, hand: Hand, deed: Deed[Any, Any], given: Any) -> None:
         self._works, self._hand, self._deed, self._given = works, hand, deed, given
-        self.started = False
+        self._answers = 0
         self._end_s = works.clock.monotonic() + _LONGEST_S
         self._answered_s = works.clock.monotonic()
         self._pause_s = _LOOK_FIRST_S
@@ -272,7 +286,11 @@ class _Attempt:
                 self._works.tell(self._hand.path, answer)
                 self._sleep(answer.after_s)
             elif answer is not None and self._absent():
+                if self._answers == _ANSWERS:
+                    text = f"{self._hand.path} was answered {_ANSWERS} times, and nothing of it is there"
+                    raise StepFailed(FailureClass.TRANSIENT, text)
                 answer = self._begin()
+                self._answers += answer is not None
                 if isinstance(answer, Waiting):
                     self._works.tell(self._hand.path, answer)
             else:
@@ -301,7 +319,6 @@ class _Attempt:
 
     def _begin(self) -> Answer[Any] | None:
         self._works.intend(self._hand.path)
-        self.started = True
         self._unsure()  # what was just made may not be listed yet: not seen is not "it did not happen"
         try:
             answer: Answer[Any] = self._deed.start(self._hand, self._given)

@@ -132,21 +132,18 @@ class Unbundle:
     def start(self, ctx: Hand, given: Bundled) -> Answer[landing.LandedOutput]:
         """Write it."""
         source = _source(ctx, given)
-        ledger = Ledger(ctx.transfers.folder / f"{ctx.run}.ledger")
-        head = Head(source.identity, ctx.target, "", source.size_bytes, ctx.token)
-        made = NewSnapshot(f"drpilot:{ctx.name}/{ctx.path}", None, given.image, _tags(ctx, given.image))
+        token = landing.begun_token(ctx)
+        head = Head(source.identity, ctx.target, "", source.size_bytes, token)
+        tags = _tags(ctx, given.image) | {"drpilot:attempt": token}
+        made = NewSnapshot(f"drpilot:{ctx.name}/{ctx.path}", None, given.image, tags)
         ebs = _ebs(ctx)
-        complete = False
-        try:
-            with closing(source), closing(SnapshotSink(ebs, made)) as sink:
-                copy(Order(source, sink, ledger, head, None, self._progress(ctx, given)))
-            complete = True
-        except DrpilotError:
-            _forget(ebs, ledger)  # the bundle is not what it says: nothing half-written stays
-            complete = True
-            raise
-        finally:
-            ledger.close(remove=complete)
+        with closing(source), landing.kept_ledger(ctx, token) as ledger:
+            try:
+                with closing(SnapshotSink(ebs, made)) as sink:
+                    copy(Order(source, sink, ledger, head, None, self._progress(ctx, given)))
+            except DrpilotError:
+                _forget(ebs, ledger)  # the bundle is not what it says: nothing half-written stays
+                raise
         return Waiting({}, after_s=1.0)
 
     @staticmethod
@@ -200,6 +197,7 @@ def _forget(ebs: Ebs, ledger: Ledger) -> None:
         except CloudError as error:
             if error.kind is not FailureClass.NOT_FOUND:
                 return  # it was never completed, so the cloud ends it by itself
+    ledger.close(remove=True)
 
 
 # -- under a new manifest ---------------------------------------------------------------------------------------------
@@ -228,11 +226,10 @@ class Retarget:
         site, address = ctx.site("target"), Address.of(self.place)
         prepare(site, address.bucket, create=True)
         found = present(site, address, manifest_name(given.manifest.name))
-        if found is None:
-            self._upload(ctx, given, address)
-        elif not self._same(site, address, given):
+        if found is not None and not self._same(site, address, given):
             key = address.below(manifest_name(given.manifest.name))
             raise DrpilotError("bundle-exists", site=site.name, bucket=address.bucket, key=key)
+        self._upload(ctx, given, address, whole=found is None)
         location = f"{address.bucket}/{address.below(manifest_name(given.manifest.name))}"
         site.call("ec2", "RegisterImage", self._params(ctx, given, location))
         return Waiting({}, after_s=1.0)
@@ -257,7 +254,8 @@ class Retarget:
             given.manifest.tar_sha1,
         )
 
-    def _upload(self, ctx: Hand, given: Bundled, address: Address) -> None:
+    def _upload(self, ctx: Hand, given: Bundled, address: Address, *, whole: bool) -> None:
+        """Send the parts that are missing, also where the manifest is there: somebody may have deleted some of them."""
         manifest, site = given.manifest, ctx.site("target")
         assert given.cloud is not None
         written = retargeted(manifest, given.secrets, Target(given.cloud, given.signer, user=self.account))
@@ -269,7 +267,8 @@ class Retarget:
                     data = checked_part(manifest, part, source, left)
                     sink.part(part.name, data)
                 ctx.tell((index + 1) / len(manifest.parts), f"part {index + 1} of {len(manifest.parts)}")
-            sink.manifest(manifest_name(manifest.name), written)
+            if whole:
+                sink.manifest(manifest_name(manifest.name), written)
         except DrpilotError:
             sink.discard()
             raise

@@ -5,15 +5,20 @@ that it goes on after any death, and that what can't be done is said.
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from drpilot.actions import images
+from drpilot.actions import images, landing
+from drpilot.actions.staging import CargoInput
+from drpilot.actions.views import tags_of
 from drpilot.base.errors import DrpilotError
 from drpilot.domain.group import Group, Objectives, ScalingGroup, Tier
 from drpilot.domain.plain import Json
+from drpilot.domain.ports import Answer, Context
 from drpilot.services.byhand import Hand
 from tests.lab.delivery_world import until
 from tests.services.imageworld import CLOCK, PREFIX, Died, Pair, legacy_image, pair
@@ -97,6 +102,7 @@ def test_aws_to_eucalyptus_by_import(out: Pair) -> None:
     assert clean(out, before) == {"home": {}, "away": {"image": 1, "snapshot": 1}}
     assert {step for step, _, _ in out.told} >= {"read", "import", "seal"}
     _done_once_is_done(out, image, done.image)
+    same_bytes(out, image, once_more(out, image, done.image))
 
 
 def _done_once_is_done(out: Pair, image: str, copy: str) -> None:
@@ -114,6 +120,19 @@ def _done_once_is_done(out: Pair, image: str, copy: str) -> None:
     assert out.life.calls == []
     found, adopted = standing_for_a_group(out, image)
     assert (found and found["ImageId"], adopted) == (copy, True)
+
+
+def once_more(world: Pair, image: str, old: str, **more: Any) -> str:
+    """A second copy after the first one's image and snapshot were deleted: a new one, and nothing beside it."""
+    ec2, root = world.doors["away"]("ec2"), world.root("away", old)
+    before = standing(world)
+    ec2.deregister_image(ImageId=old)
+    ec2.delete_snapshot(SnapshotId=root)
+    done = world.copy(image, **more)
+    assert (done.already, done.image == old) == (False, False)
+    assert world.root("away", done.image) != root
+    assert clean(world, before)["away"] == {"image": 1, "snapshot": 1}
+    return done.image
 
 
 def standing_for_a_group(world: Pair, image: str) -> tuple[Json | None, bool]:
@@ -160,8 +179,24 @@ def test_what_is_not_listed_yet_is_waited_for(out: Pair) -> None:
     assert clean(out, before) == {"home": {}, "away": {"image": 1, "snapshot": 1}}
 
 
-def test_eucalyptus_to_aws_by_a_mover(into: Pair) -> None:
-    """A mover stages the root, EBS direct writes it; the mover, its volumes and the stage are gone at the end."""
+def tokens_of_carry(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """The tokens of the attempts that write a snapshot, from now on."""
+    found: set[str] = set()
+
+    class Noted(landing.Carry):
+        def start(self, ctx: Context, given: CargoInput) -> Answer[landing.LandedOutput]:
+            found.add(ctx.token)
+            return super().start(ctx, given)
+
+    monkeypatch.setattr(landing, "Carry", Noted)
+    return found
+
+
+def test_eucalyptus_to_aws_by_a_mover(into: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mover stages the root, EBS direct writes it; the mover, its volumes and the stage are gone at the end, and the
+    snapshot carries the token of the attempt that made it.
+    """
+    tokens = tokens_of_carry(monkeypatch)
     image, before = named(into, "shop-web"), standing(into)
     planned = into.plan(image)
     assert (planned.way.path.read, planned.way.path.write) == ("mover", "ebs")
@@ -169,10 +204,14 @@ def test_eucalyptus_to_aws_by_a_mover(into: Pair) -> None:
     same_bytes(into, image, done.image)
     row = into.clouds["away"].table("images")[done.image]
     assert (row["Name"], row["VirtualizationType"]) == ("web at AWS", "hvm")
+    root = into.clouds["away"].table("snapshots")[into.root("away", done.image)]
+    assert {tags_of(root)["drpilot:attempt"]} == tokens
     left = clean(into, before)
     assert left["away"] == {"image": 1, "snapshot": 1}
     assert not {"volume", "bucket", "image", "snapshot"} & left["home"].keys()
     assert into.life.count("RunInstances") == 1
+    same_bytes(into, image, once_more(into, image, done.image))
+    assert into.life.count("RunInstances") == 2
 
 
 @pytest.mark.crash
@@ -205,6 +244,8 @@ def test_a_bundle_becomes_an_ami(into: Pair) -> None:
     row = into.clouds["away"].table("images")[done.image]
     assert (row["RootDeviceType"], row["VirtualizationType"], row["Name"]) == ("ebs", "hvm", "web-bundle")
     assert clean(into, before) == {"home": {}, "away": {"image": 1, "snapshot": 1}}
+    again = once_more(into, image, done.image, private_key=owner(), key_name="owner.pem")
+    assert image_sha256(into, into.root("away", again)) == IMAGE_SHA256
 
 
 @pytest.mark.crash
@@ -262,11 +303,11 @@ def private(_private: Pair) -> Pair:
     return _private
 
 
-def boots(world: Pair, image: str) -> str:
-    """The SHA-256 of the root of an instance launched from an image of away."""
+def boots(world: Pair, image: str, block: int = 9) -> str:
+    """The SHA-256 of the root of an instance launched from an image of away, in a network 10.`block`."""
     ec2, cloud = world.doors["away"]("ec2"), world.clouds["away"]
-    network = ec2.create_vpc(CidrBlock="10.9.0.0/16")["Vpc"]["VpcId"]
-    subnet = ec2.create_subnet(VpcId=network, CidrBlock="10.9.1.0/24", AvailabilityZone="cluster01")
+    network = ec2.create_vpc(CidrBlock=f"10.{block}.0.0/16")["Vpc"]["VpcId"]
+    subnet = ec2.create_subnet(VpcId=network, CidrBlock=f"10.{block}.1.0/24", AvailabilityZone="cluster01")
     made = ec2.run_instances(ImageId=image, MinCount=1, MaxCount=1, SubnetId=subnet["Subnet"]["SubnetId"])
     instance = made["Instances"][0]["InstanceId"]
     until(lambda: cloud.table("instances")[instance]["State"]["Name"] == "running", "the instance runs")
@@ -286,6 +327,12 @@ def test_a_bundle_gets_a_new_manifest(private: Pair) -> None:
     private.life.calls.clear()
     assert private.copy(image).image == done.image
     assert private.life.calls == []
+    private.doors["away"]("ec2").deregister_image(ImageId=done.image)
+    s3.delete_object(Bucket=bucket, Key=part.name)
+    again = private.copy(image, private_key=owner(), key_name="k.pem")
+    assert (again.already, again.location) == (False, done.location)
+    assert s3.get_object(Bucket=bucket, Key=part.name)["Body"].read() == part.read_bytes()
+    assert boots(private, again.image, block=8) == IMAGE_SHA256
 
 
 def test_a_bundle_of_aws_runs_on_eucalyptus(out: Pair) -> None:
@@ -342,6 +389,38 @@ def test_aws_to_aws_copies_by_itself(tmp_path: Path) -> None:
         assert world.life.count("CopyImage") == 1
         same_bytes(world, image, done.image)
         assert clean(world, before)["away"]["image"] == 1
+        same_bytes(world, image, once_more(world, image, done.image))
+
+
+@pytest.mark.crash
+@pytest.mark.parametrize("name", ["web-bundle", "shop-web"])
+def test_what_was_begun_and_then_deleted_is_begun_anew(into: Pair, name: str) -> None:
+    """A command dies with its snapshot begun, and a person deletes that: the same command makes another one."""
+    image, before = named(into, name), standing(into)
+    keys = {"private_key": owner(), "key_name": "k.pem"} if name == "web-bundle" else {}
+    into.life.last = "StartSnapshot"
+    with pytest.raises(Died):
+        into.copy(image, **keys)
+    (begun,) = into.things("away")["snapshot"] - before["away"].get("snapshot", set())
+    into.doors["away"]("ec2").delete_snapshot(SnapshotId=begun)
+    done = into.copy(image, **keys)
+    assert clean(into, before)["away"] == {"image": 1, "snapshot": 1}
+    assert into.life.count("StartSnapshot") == 2
+    if name == "shop-web":
+        same_bytes(into, image, done.image)
+
+
+@pytest.mark.crash
+def test_what_another_machine_began_is_gone_on_with(into: Pair) -> None:
+    """A command dies with its snapshot begun, and the next one knows nothing of it: one snapshot is made."""
+    image, before = named(into, "web-bundle"), standing(into)
+    into.life.last = "StartSnapshot"
+    with pytest.raises(Died):
+        into.copy(image, private_key=owner(), key_name="k.pem")
+    shutil.rmtree(into.folder / "transfers")
+    done = into.copy(image, private_key=owner(), key_name="k.pem")
+    assert image_sha256(into, into.root("away", done.image)) == IMAGE_SHA256
+    assert clean(into, before) == {"home": {}, "away": {"image": 1, "snapshot": 1}}
 
 
 def test_images_that_are_none(out: Pair) -> None:
