@@ -4,7 +4,10 @@ root.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from drpilot.actions.carry import kms_key, volume_settings
+from drpilot.actions.imagekeys import refuse_other_key
 from drpilot.actions.members import instance_of, scaling_of, tier_of
 from drpilot.actions.points import replica_move
 from drpilot.actions.staging import cargo_of, root_of
@@ -27,18 +30,30 @@ from drpilot.domain.ports import (
     FailureClass,
     Idempotency,
     Model,
+    Site,
     StepFailed,
     Unseen,
     Waiting,
 )
 
-__all__ = ["BY_HAND", "SOURCE_SITE", "Adopt", "CopyImage", "Enrol", "Find", "Register"]
+__all__ = [
+    "BY_HAND",
+    "GONE",
+    "SOURCE_SITE",
+    "Adopt",
+    "CopyImage",
+    "Enrol",
+    "Find",
+    "Register",
+    "standing",
+]
 
 BY_HAND = "by-hand"
 """The tier that an image carried by `drpilot image copy` is tagged with."""
 SOURCE_SITE = "drpilot:source-site"
 """The tag with the site that such an image comes from."""
-_GONE = ("failed", "deregistered", "error", "invalid")
+GONE = ("failed", "deregistered", "error", "invalid", "disabled")
+"""Image states from which none becomes available by itself (EC2 API reference, Image)."""
 
 
 class TierInput(Model):
@@ -62,7 +77,10 @@ class ImageOutput(Model):
 
 
 def standing(ctx: Context, given: TierInput) -> tuple[Json | None, bool]:
-    """The image on the target, and whether it was there before this step."""
+    """The image on the target, and whether it was there before this step; an available one before one on its way.
+
+    StepFailed for one that a person brought and that is not encrypted as the group's machines are.
+    """
     group = scaling_of(tier_of(ctx, given.tier))
     target = ctx.site("target")
     ours = tagged(group=ctx.group.name, member=group.key, source_image=group.image)
@@ -74,6 +92,9 @@ def standing(ctx: Context, given: TierInput) -> tuple[Json | None, bool]:
             chosen = min(
                 standing, key=lambda item: (item["State"] != "available", str(item.get("CreationDate")))
             )
+            marks = tags_of(chosen)
+            if marks.get("drpilot:tier") == BY_HAND or "drpilot:attempt" not in marks:
+                refuse_other_key(ctx, group.encrypted_key, chosen)
             return chosen, tags_of(chosen).get("drpilot:run") != run
     source = first(images(ctx.site("source"), [{"Name": "image-id", "Values": [group.image]}]))
     origin = tags_of(source or {}).get("drpilot:source-image")
@@ -86,7 +107,7 @@ def standing(ctx: Context, given: TierInput) -> tuple[Json | None, bool]:
 
 def _usable(ctx: Context, image: Json) -> bool:
     """Whether an image has not failed and is not of an image with the same id on a third site."""
-    return image["State"] not in _GONE and tags_of(image).get(SOURCE_SITE, ctx.source) == ctx.source
+    return image["State"] not in GONE and tags_of(image).get(SOURCE_SITE, ctx.source) == ctx.source
 
 
 def _name(ctx: Context, given: TierInput) -> str:
@@ -119,7 +140,14 @@ class CopyImage(Action[CopyInput, ImageOutput]):
     summary = "copy the image of a scaling group to the target, or adopt an earlier copy"
     idempotency = Idempotency.TOKEN
     effect = Effect.CREATE
-    permissions = ("ec2:CopyImage", "ec2:CreateTags", "ec2:DescribeImages", "kms:CreateGrant")
+    permissions = (
+        "ec2:CopyImage",
+        "ec2:CreateTags",
+        "ec2:DescribeImages",
+        "ec2:DescribeSnapshots",
+        "kms:CreateGrant",
+        "kms:DescribeKey",
+    )
     at = ("target", "source")
     slot = "copy-snapshot"
     Input = CopyInput
@@ -157,6 +185,30 @@ class CopyImage(Action[CopyInput, ImageOutput]):
         return _there(ctx, given, found, adopted=adopted)
 
 
+@dataclass(frozen=True, slots=True)
+class _Disk:
+    """What an image boots from: whose code it holds, as what it is attached, and its EbsBlockDevice."""
+
+    architecture: str
+    device: str
+    ebs: Json
+
+
+def _register(ctx: Context, target: Site, name: str, disk: _Disk, tags: dict[str, str]) -> None:
+    """RegisterImage of a whole disk."""
+    params: Json = {
+        "Name": name,
+        "Description": f"drpilot:{ctx.name}/{ctx.path}",
+        "Architecture": disk.architecture,
+        "RootDeviceName": disk.device,
+        "VirtualizationType": "hvm",
+        **({"EnaSupport": True} if "ena" in target.capabilities else {}),
+        "BlockDeviceMappings": [{"DeviceName": disk.device, "Ebs": disk.ebs}],
+        "TagSpecifications": [specification("image", tags)],
+    }
+    target.call("ec2", "RegisterImage", params)
+
+
 class FoundOutput(Model):
     """The image on the target, empty where there is none yet; else what has to be carried for it."""
 
@@ -177,7 +229,7 @@ class Find(Action[TierInput, FoundOutput]):
     summary = "see whether the image of a scaling group is on the target already"
     idempotency = Idempotency.PURE
     effect = Effect.NONE
-    permissions = ("ec2:DescribeImages", "ec2:DescribeSnapshots")
+    permissions = ("ec2:DescribeImages", "ec2:DescribeSnapshots", "kms:DescribeKey")
     at = ("target", "source")
     Input = TierInput
     Output = FoundOutput
@@ -234,7 +286,13 @@ class Enrol(Action[EnrolInput, ImageOutput]):
     summary = "register the image of a scaling group from its carried root"
     idempotency = Idempotency.OBSERVE
     effect = Effect.CREATE
-    permissions = ("ec2:RegisterImage", "ec2:CreateTags", "ec2:DescribeImages")
+    permissions = (
+        "ec2:RegisterImage",
+        "ec2:CreateTags",
+        "ec2:DescribeImages",
+        "ec2:DescribeSnapshots",
+        "kms:DescribeKey",
+    )
     at = ("target", "source")
     Input = EnrolInput
     Output = ImageOutput
@@ -247,17 +305,8 @@ class Enrol(Action[EnrolInput, ImageOutput]):
                 point=ctx.point_id, tier=given.tier, member=group.key, **{"source-image": group.image}
             )
             ebs: Json = {"SnapshotId": given.snapshot, "DeleteOnTermination": True}
-            params: Json = {
-                "Name": given.name or _name(ctx, given),
-                "Description": f"drpilot:{ctx.name}/{ctx.path}",
-                "Architecture": given.architecture,
-                "RootDeviceName": given.root_device,
-                "VirtualizationType": "hvm",
-                **({"EnaSupport": True} if "ena" in target.capabilities else {}),
-                "BlockDeviceMappings": [{"DeviceName": given.root_device, "Ebs": ebs}],
-                "TagSpecifications": [specification("image", tags)],
-            }
-            target.call("ec2", "RegisterImage", params)
+            disk = _Disk(given.architecture, given.root_device, ebs)
+            _register(ctx, target, given.name or _name(ctx, given), disk, tags)
         return visible(self.observe, ctx, given)
 
     def observe(self, ctx: Context, given: EnrolInput) -> Answer[ImageOutput]:
@@ -276,7 +325,7 @@ class Adopt(Action[TierInput, ImageOutput]):
     summary = "wait for a person to bring the image of a scaling group to the target"
     idempotency = Idempotency.PURE
     effect = Effect.NONE
-    permissions = ("ec2:DescribeImages",)
+    permissions = ("ec2:DescribeImages", "ec2:DescribeSnapshots", "kms:DescribeKey")
     at = ("target", "source")
     Input = TierInput
     Output = ImageOutput
@@ -318,7 +367,7 @@ class Register(Action[InstanceInput, ImageOutput]):
 
     def start(self, ctx: Context, given: InstanceInput) -> Answer[ImageOutput]:
         target = ctx.site("target")
-        if not [item for item in images(target, made_here(ctx)) if item["State"] not in _GONE]:
+        if not [item for item in images(target, made_here(ctx)) if item["State"] not in GONE]:
             instance = instance_of(tier_of(ctx, given.tier), given.instance)
             root = first(volume for volume in instance.volumes if volume.root)
             if root is None:
@@ -331,23 +380,14 @@ class Register(Action[InstanceInput, ImageOutput]):
                 "DeleteOnTermination": root.delete_on_termination,
                 **volume_settings(target, replica.facts),
             }
-            params: Json = {
-                "Name": f"drpilot-{ctx.group.name}-{instance.key}-{ctx.point_id}-{ctx.token[:8]}"[:128],
-                "Description": f"drpilot:{ctx.name}/{ctx.path}",
-                "Architecture": instance.architecture,
-                "RootDeviceName": instance.root_device,
-                "VirtualizationType": "hvm",
-                **({"EnaSupport": True} if "ena" in target.capabilities else {}),
-                "BlockDeviceMappings": [{"DeviceName": instance.root_device, "Ebs": ebs}],
-                "TagSpecifications": [specification("image", tags)],
-            }
-            target.call("ec2", "RegisterImage", params)
+            name = f"drpilot-{ctx.group.name}-{instance.key}-{ctx.point_id}-{ctx.token[:8]}"[:128]
+            _register(ctx, target, name, _Disk(instance.architecture, instance.root_device, ebs), tags)
         return visible(self.observe, ctx, given)
 
     def observe(self, ctx: Context, given: InstanceInput) -> Answer[ImageOutput]:
         instance = instance_of(tier_of(ctx, given.tier), given.instance)
         found = first(
-            item for item in images(ctx.site("target"), made_here(ctx)) if item["State"] not in _GONE
+            item for item in images(ctx.site("target"), made_here(ctx)) if item["State"] not in GONE
         )
         if found is None:
             return Unseen(False, f"no image of {instance.key} with this step's tags on {ctx.target}")

@@ -25,7 +25,6 @@ from drpilot.domain.ports import (
     Done,
     FailureClass,
     Site,
-    StepFailed,
     Unseen,
     Waiting,
 )
@@ -47,7 +46,6 @@ __all__ = ["BundleKeys", "Bundled", "Retarget", "Unbundle", "bundle_of"]
 
 _AT_ONCE = 32
 _GIB = 1 << 30
-_GONE = ("failed", "deregistered", "error", "invalid")
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,8 +276,6 @@ class Retarget:
         found, adopted = images.standing(ctx, images.TierInput(tier=BY_HAND))
         if found is None:
             return Unseen(False, f"no image with our tags on {ctx.target}")
-        if found["State"] in _GONE:
-            raise StepFailed(FailureClass.PRECONDITION, f"{found['ImageId']} is {found['State']}")
         if found["State"] != "available":
             return Waiting({"image": found["ImageId"]}, after_s=5.0)
         location = str(found.get("ImageLocation") or "")
