@@ -109,8 +109,14 @@ def _said(session: Session, planned: Planned, source: str, target: str) -> None:
     if planned.there is not None:
         session.say(f"{planned.image} of {source} is on {target} already: {planned.there['ImageId']}")
         return
+    if planned.coming is not None:
+        session.say(_coming(planned.coming, planned.image, target))
     session.say(f"{planned.image} from {source} to {target}, as {planned.name}: {planned.way.words}")
     session.say(*(f"note: {note}" for note in planned.notes))
+
+
+def _coming(found: dict[str, Any], image: str, target: str) -> str:
+    return f"{image} is on its way to {target}: {found['ImageId']} is {found['State']}, and waited for"
 
 
 def _progress(session: Session, clock: Clock) -> Callable[[str, float | None, str], None]:
@@ -130,6 +136,7 @@ def _progress(session: Session, clock: Clock) -> Callable[[str, float | None, st
 
 
 _STEPS = {
+    "wait": "a copy that was begun is waited for",
     "copy": "the target copies it",
     "open": "a bucket for the bytes on the way",
     "read": "its root is read into the bucket",
@@ -161,6 +168,8 @@ def _planned(session: Session, planned: Planned, sites: tuple[str, str], command
     there = planned.there["ImageId"] if planned.there is not None else None
     data = {**_document(planned, sites), "dry_run": True, "image": there, "already": there is not None}
     line = f"{planned.image} is on {sites[1]} already: {there}" if there else f"way: {planned.way.words}"
+    if planned.coming is not None:
+        line = f"{_coming(planned.coming, planned.image, sites[1])}; {line}, if it comes to nothing"
     lines = (line, *(f"note: {note}" for note in planned.notes), "nothing was changed")
     return Answer(data, lines, session.command(command))
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey
 
 from drpilot.actions import images, importing, landing, mover, staging
 from drpilot.actions.images import BY_HAND, SOURCE_SITE
+from drpilot.actions.members import scaling_of
 from drpilot.actions.views import Nothing, describe, first, tagged, tags_of
 from drpilot.actions.views import images as images_of
 from drpilot.base.errors import DrpilotError
@@ -22,7 +23,7 @@ from drpilot.base.ids import digest
 from drpilot.domain.group import Group, Objectives, ScalingGroup, Staging, Tier
 from drpilot.domain.path import ImageWay, image_way
 from drpilot.domain.plain import Json
-from drpilot.domain.ports import Site, StepFailed
+from drpilot.domain.ports import Answer, Done, FailureClass, Site, StepFailed, Waiting
 from drpilot.services.byhand import Hand, Stage, Told, Works
 from drpilot.services.imagebundles import Bundled, BundleKeys, Retarget, Unbundle, bundle_of
 from drpilot.services.imageguide import by_hand
@@ -30,7 +31,6 @@ from drpilot.services.imageguide import by_hand
 __all__ = ["Carried", "ImageCopy", "Planned", "copy_image", "plan_copy"]
 
 _UNNAMEABLE = re.compile(r"[^A-Za-z0-9()./_-]+")  # what a Eucalyptus 4.4 refuses in a name; AWS takes more
-_GONE = ("failed", "deregistered", "error", "invalid")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,8 @@ class ImageCopy:
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """What would be done: the image as the source describes it, the way, and what of it already stands.
+    """What would be done: the image as the source describes it, the way, and the copy that stands already, or the one
+    that is on its way there (`coming`).
 
     `notes` is what the copy won't have. `run` names the work: its tags, bucket and tokens are made of it.
     """
@@ -63,6 +64,7 @@ class Planned:
     name: str
     account: str
     there: Json | None = None
+    coming: Json | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -73,7 +75,7 @@ class Planned:
 
 @dataclass(frozen=True, slots=True)
 class Carried:
-    """The image on the target; `already`: it was there before."""
+    """The image on the target; `already`: it was there before, ready to be launched."""
 
     image: str
     snapshot: str = ""
@@ -108,8 +110,9 @@ def plan_copy(stage: Stage, wanted: ImageCopy) -> Planned:
     planned = Planned(wanted, run, described, way, name, accounts[1], notes=tuple(_losses(described, way)))
     hand = Hand(stage, _group(planned, stage), run, "", "", stage.clock.now(), _extra(stage))
     found, _ = images.standing(hand, images.TierInput(tier=BY_HAND))
-    there = found or _carried_for_a_group(stage, image)
-    return Planned(wanted, run, described, way, name, accounts[1], there, planned.notes)
+    known = [*([found] if found is not None else []), *_carried_for_a_group(stage, image)]
+    there = first(item for item in known if item["State"] == "available")
+    return replace(planned, there=there, coming=first(known) if there is None else None)
 
 
 def _described(source: Site, image: str) -> Json:
@@ -157,11 +160,11 @@ def _losses(described: Json, way: ImageWay) -> list[str]:
     return found
 
 
-def _carried_for_a_group(stage: Stage, image: str) -> Json | None:
-    """A copy that a replication made and that stands."""
+def _carried_for_a_group(stage: Stage, image: str) -> list[Json]:
+    """The copies that replications made and that have not failed."""
     found = images_of(stage.target, tagged(source_image=image))
     ours = [item for item in found if tags_of(item).get(SOURCE_SITE, stage.source.name) == stage.source.name]
-    return first(item for item in ours if item["State"] not in _GONE)
+    return [item for item in ours if item["State"] not in images.GONE]
 
 
 def _extra(stage: Stage) -> dict[str, str]:
@@ -204,15 +207,13 @@ def copy_image(stage: Stage, planned: Planned, told: Told = lambda *_: None) -> 
 
     Raises CloudError, and DrpilotError `image-by-hand`, `image-not-carried`, `copy-busy`, those of bundles and keys.
     """
+    already = planned.there is not None
     if planned.there is not None and not _is_ours(planned):
         return _there(planned.there)
-    if planned.there is None:
-        _refuse_manual(stage, planned)
-    bundled = _bundle(stage, planned) if planned.there is None else None
     works = Works(stage, _group(planned, stage), planned.run, _extra(stage), told)
     complete = False
     try:
-        carried = _WAYS[planned.way.kind](_Work(stage, planned, works, bundled))
+        carried = replace(_carried(stage, _arrived(works, planned), works), already=already)
         complete = True
     except StepFailed as error:
         raise DrpilotError(
@@ -221,6 +222,49 @@ def copy_image(stage: Stage, planned: Planned, told: Told = lambda *_: None) -> 
     finally:
         works.close(complete=complete)
     return carried
+
+
+def _carried(stage: Stage, planned: Planned, works: Works) -> Carried:
+    if planned.there is not None and not _is_ours(planned):
+        return _there(planned.there)
+    if planned.there is None:
+        _refuse_manual(stage, planned)
+    bundled = _bundle(stage, planned) if planned.there is None else None
+    return _WAYS[planned.way.kind](_Work(stage, planned, works, bundled))
+
+
+def _arrived(works: Works, planned: Planned) -> Planned:
+    """The plan once a copy that is on its way is there; one that comes to nothing is not taken."""
+    if planned.coming is None:
+        return planned
+    arrival = _Arrival()
+    try:
+        works.do("wait", arrival, str(planned.coming["ImageId"]))
+    except StepFailed as error:
+        if error.kind is not FailureClass.PRECONDITION:
+            raise
+        return replace(planned, coming=None)
+    return replace(planned, there=arrival.image, coming=None)
+
+
+class _Arrival:
+    """Wait for an image that somebody else, or an earlier command, has begun."""
+
+    image: Json | None = None
+
+    def start(self, ctx: Hand, given: str) -> Answer[images.ImageOutput]:
+        """There is nothing to begin."""
+        return self.observe(ctx, given)
+
+    def observe(self, ctx: Hand, given: str) -> Answer[images.ImageOutput]:
+        """The image, available; StepFailed (precondition) where it won't be."""
+        self.image = first(images_of(ctx.site("target"), [{"Name": "image-id", "Values": [given]}]))
+        if self.image is None or self.image["State"] in images.GONE:
+            state = self.image["State"] if self.image is not None else "gone"
+            raise StepFailed(FailureClass.PRECONDITION, f"{given} on {ctx.target} is {state}")
+        if self.image["State"] != "available":
+            return Waiting({"image": given}, after_s=10.0, note=f"{given} is {self.image['State']}")
+        return Done(images.ImageOutput(image=given, source_image=scaling_of(ctx.group.tiers[0]).image))
 
 
 def _is_ours(planned: Planned) -> bool:
@@ -267,10 +311,6 @@ class _Work:
         """The input of steps on the image's root."""
         return staging.CargoInput(tier=BY_HAND, member=self.planned.image)
 
-    def done(self, output: images.ImageOutput, snapshot: str = "", location: str = "") -> Carried:
-        """The end of the work."""
-        return Carried(output.image, snapshot, location, already=self.planned.there is not None)
-
     def enrol(self, snapshot: str) -> images.ImageOutput:
         """Register the image from a snapshot that has its root."""
         described = self.planned.described
@@ -287,7 +327,7 @@ class _Work:
 
 def _copied(work: _Work) -> Carried:
     given = images.CopyInput(tier=BY_HAND, name=work.planned.name)
-    return work.done(work.works.do("copy", images.CopyImage(), given))
+    return Carried(work.works.do("copy", images.CopyImage(), given).image)
 
 
 def _staged(work: _Work) -> Carried:
@@ -302,7 +342,7 @@ def _staged(work: _Work) -> Carried:
             works.do("import", importing.Discard(), importing.DiscardInput())
         output = work.enrol(snapshot)
     works.do("clear", staging.Remove(), Nothing())
-    return work.done(output, snapshot)
+    return Carried(output.image, snapshot)
 
 
 def _landed(work: _Work) -> str:
@@ -346,7 +386,7 @@ def _unbundled(work: _Work) -> Carried:
         return _there(work.planned.there)
     assert work.bundled is not None
     snapshot = work.works.do("unbundle", Unbundle(), work.bundled).snapshot
-    return work.done(work.enrol(snapshot), snapshot)
+    return Carried(work.enrol(snapshot).image, snapshot)
 
 
 def _retargeted(work: _Work) -> Carried:
