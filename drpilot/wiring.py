@@ -204,6 +204,31 @@ def _settle_s(settings: Configuration) -> float:
     return max((DIALECTS[site.cloud].settle_s for site in settings.sites.values()), default=0.0)
 
 
+def _transfers(sites: Sites, folder: Path, note: Callable[[str], None] | None = None) -> Transfers:
+    """What carries bytes between the sites of an installation. `note` is told when another engine than our own has to
+    carry a site's blocks.
+    """
+
+    def plane(name: str) -> BlockPlane:
+        return _plane(sites.site(name), "fast", note)
+
+    return Transfers(
+        plane,
+        folder / "transfers",
+        Chance(),
+        lambda name: object_plane(sites.site(name), "fast"),
+        lambda name: sites.site(name).endpoint("s3"),
+        lambda name: sites.site(name).authority(),
+    )
+
+
+def _plane(site: BotoSite, engine: str, note: Callable[[str], None] | None) -> BlockPlane:
+    found = block_plane(site, engine)
+    if found.note and note is not None:
+        note(f"{site.name}: blocks go by {found.engine}: {found.note}")
+    return found
+
+
 def block_doors(
     *, lab: bool, engine: str, stdin: IO[bytes] | None = None, note: Callable[[str], None] | None = None
 ) -> Doors:
@@ -219,10 +244,7 @@ def block_doors(
         return sites[0].site(name)
 
     def plane(name: str) -> BlockPlane:
-        found = block_plane(site(name), engine)
-        if found.note and note is not None:
-            note(f"{name}: blocks go by {found.engine}: {found.note}")
-        return found
+        return _plane(site(name), engine, note)
 
     return Doors(site, plane, folder / "transfers", clock, Chance(), stdin)
 
@@ -237,19 +259,7 @@ def image_stage(*, lab: bool, source: str, target: str, note: Callable[[str], No
     settings, clock = configuration.read(folder), RealClock()
     sites = Sites(settings, clock)
 
-    def plane(name: str) -> BlockPlane:
-        found = block_plane(sites.site(name), "fast")
-        if found.note and note is not None:
-            note(f"{name}: blocks go by {found.engine}: {found.note}")
-        return found
-
-    carrying = Transfers(
-        plane,
-        folder / "transfers",
-        Chance(),
-        lambda name: object_plane(sites.site(name), "fast"),
-        lambda name: sites.site(name).endpoint("s3"),
-    )
+    carrying = _transfers(sites, folder, note)
     settle_s = 1.0 if lab else _settle_s(settings)
     return Stage(sites.site(source), sites.site(target), carrying, clock, settle_s)
 
@@ -284,13 +294,7 @@ def open_house(
             site,
             sites.witness,
             settle_s=1.0 if lab else _settle_s(settings),
-            transfers=Transfers(
-                lambda name: block_plane(sites.site(name), "fast"),
-                folder / "transfers",
-                Chance(),
-                lambda name: object_plane(sites.site(name), "fast"),
-                lambda name: sites.site(name).endpoint("s3"),
-            ),
+            transfers=_transfers(sites, folder),
         ),
         probe=sites.probe,
         catalogue=CATALOGUE,

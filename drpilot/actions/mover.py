@@ -2,13 +2,14 @@
 
 Eucalyptus gives the bytes of a snapshot to nobody but a machine of its own, so the snapshots are attached to one in
 the create call itself (a block device mapping makes the volumes and deletes them with the machine). Its user data
-names one presigned URL, behind which the job lies (formats/moverjob.py): it writes what changed onto the stage and
-powers itself off. It has no keys, and nobody logs in to it.
+names one presigned URL, behind which the job lies (formats/moverjob.py), and says whom to trust where that is nobody
+known: it writes what changed onto the stage and powers itself off. It has no keys, and nobody logs in to it.
 """
 
 from __future__ import annotations
 
 import base64
+import re
 from datetime import timedelta
 from itertools import count
 
@@ -57,6 +58,8 @@ _VALID_S = 2 * 86_400
 _GIB = 1 << 30
 _MOST_GIB = 2048  # two URLs for each part of 10 MiB: the job must fit into a small machine
 _SILENT = timedelta(minutes=15)  # a mover says every few seconds how far it is
+_MOST_USER_DATA_BYTES = 16 << 10  # EC2 API reference, RunInstances
+_CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----[\sA-Za-z0-9+/=]+-----END CERTIFICATE-----")
 _DEVICES = tuple(f"/dev/sd{letter}" for letter in "fghijklmnopqrstuvwxyz")
 _ENDED = ("terminated", "shutting-down", "stopped", "stopping", "gone")
 
@@ -152,7 +155,7 @@ class Run(Action[MoverInput, MoverOutput]):
             "MinCount": 1,
             "MaxCount": 1,
             "InstanceInitiatedShutdownBehavior": "terminate",
-            "UserData": base64.b64encode(user_data(url).encode()).decode(),
+            "UserData": base64.b64encode(_script(ctx, url)).decode(),
             "BlockDeviceMappings": [
                 {
                     "DeviceName": one.device,
@@ -221,9 +224,39 @@ class Run(Action[MoverInput, MoverOutput]):
         return Call("mover.end", given.model_dump())
 
 
-def user_data(url: str) -> str:
-    """What a mover's image runs at its first boot: the job's URL on standard input, since others see a command line."""
-    return f"#!/bin/sh\n# drpilot mover\ndrpilot mover - <<'JOB'\n{url}\nJOB\npoweroff\n"
+def user_data(url: str, certificates: str = "") -> str:
+    """What a mover's image runs at its first boot: the job's URL on standard input, since others see a command line.
+    `certificates` is PEM: whom it trusts beside those that its image knows.
+    """
+    lines, trusting = ["#!/bin/sh", "# drpilot mover"], ""
+    if certificates:
+        lines += ["ca=$(mktemp)", "cat >\"$ca\" <<'PEM'", certificates, "PEM"]
+        trusting = ' --ca "$ca"'
+    return "\n".join([*lines, f"drpilot mover -{trusting} <<'JOB'", url, "JOB", "poweroff", ""])
+
+
+def _script(ctx: Context, url: str) -> bytes:
+    """The user data for a mover at the stage of this run; StepFailed where it can't say whom to trust."""
+    stage = stage_site(ctx).name
+    try:
+        told = ctx.transfers.authority(stage)
+    except DrpilotError as error:
+        raise StepFailed(FailureClass.PRECONDITION, f"ca_bundle of {stage}: {error.title}") from error
+    found = _CERTIFICATE.findall(told)
+    if told and not found:
+        raise StepFailed(FailureClass.PRECONDITION, f"ca_bundle of {stage} holds no certificate in PEM")
+    data = user_data(url, "\n".join(found)).encode()
+    if len(data) > _MOST_USER_DATA_BYTES:
+        has = f"{len(found)} certificates, {len(data)} bytes of user data with them"
+        text = f"ca_bundle of {stage} has {has}; a mover has room for {_MOST_USER_DATA_BYTES}"
+        raise StepFailed(FailureClass.PRECONDITION, f"{text}: name a file with the few that sign for {stage}")
+    return data
+
+
+def _movers(ctx: Context, given: MoverInput, site: Site) -> list[Json]:
+    """Every mover of this run's for the same member, in whichever attempt, also those that have ended."""
+    mine = [{"Name": "tag:drpilot:run", "Values": [ctx.run]}, *tagged(mover=_member(ctx, given))]
+    return instances(site, mine, dead=True)
 
 
 def _progress(status: MoverStatus | None) -> float | None:
@@ -307,19 +340,14 @@ class End(Action[MoverInput, EndOutput]):
 
     def start(self, ctx: Context, given: MoverInput) -> Answer[EndOutput]:
         site = ctx.site("source")
-        every = self._all(ctx, given, site)
+        every = _movers(ctx, given, site)
         left = [item["InstanceId"] for item in every if item["State"]["Name"] not in DEAD]
         if left:
             site.call("ec2", "TerminateInstances", {"InstanceIds": left})
         return visible(self.observe, ctx, given)
 
-    @staticmethod
-    def _all(ctx: Context, given: MoverInput, site: Site) -> list[Json]:
-        mine = [{"Name": "tag:drpilot:run", "Values": [ctx.run]}, *tagged(mover=_member(ctx, given))]
-        return instances(site, mine, dead=True)
-
     def observe(self, ctx: Context, given: MoverInput) -> Answer[EndOutput]:
-        every = self._all(ctx, given, ctx.site("source"))
+        every = _movers(ctx, given, ctx.site("source"))
         left = [item for item in every if item["State"]["Name"] != "terminated"]
         if not left:
             return Done(EndOutput(ended=tuple(sorted(item["InstanceId"] for item in every))))

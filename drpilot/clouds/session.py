@@ -16,6 +16,7 @@ import threading
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -275,6 +276,21 @@ class Clients:
         except BotoCoreError:
             return None
         return found.get(operation)
+
+    def authority(self) -> str:
+        """The text of the file that says who signs this site's certificates; empty where botocore's own do, or any is
+        trusted. Raises DrpilotError `key-unreadable`.
+        """
+        with self._lock:
+            if self._session is None:
+                self._session = self._open()
+            path = self._verify(self._session)
+        if not isinstance(path, str):
+            return ""
+        try:
+            return Path(path).read_text("ascii", "replace")
+        except OSError:
+            raise DrpilotError("key-unreadable", file=path, kind="certificate") from None
 
     def endpoint(self, service: str) -> str:
         """The URL calls to `service` go to."""

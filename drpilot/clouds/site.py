@@ -195,6 +195,10 @@ class BotoSite:
         except Exception as error:
             return f"({error})"
 
+    def authority(self) -> str:
+        """Who signs this site's certificates, in PEM; empty where nobody was configured. Raises `key-unreadable`."""
+        return self._clients.authority()
+
     @property
     def settle_s(self) -> float:
         """Seconds a fresh resource may stay invisible here."""

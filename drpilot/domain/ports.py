@@ -162,7 +162,7 @@ class BlockPlane(Protocol):
 class Transfers:
     """What an action that carries bytes itself needs beside the sites: the blocks of a site by its name, the folder
     of what a transfer must remember to go on after it was killed, chance for its pauses, the objects of a site,
-    and the URL where its S3 answers.
+    the URL where its S3 answers, and in PEM who signs its certificates (empty: somebody everybody knows).
     """
 
     plane: Callable[[str], BlockPlane]
@@ -170,6 +170,7 @@ class Transfers:
     chance: Chance
     objects: Callable[[str], ObjectPlane]
     s3_url: Callable[[str], str]
+    authority: Callable[[str], str] = lambda site: ""
 
 
 class Stale(Exception):

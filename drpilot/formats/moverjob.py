@@ -46,7 +46,6 @@ _MOST_VOLUMES = 40
 _MOST_BYTES = 64 << 40  # EC2's largest volume
 _MOST_URL = 8192
 _MOST_TEXT = 300
-_MOST_CERTIFICATE = 256 << 10
 _MARK = "drpilot-mover"
 _DEVICE = re.compile(r"/dev/[a-z][a-z0-9]{1,31}")
 _SNAPSHOT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
@@ -92,9 +91,7 @@ class JobVolume:
 
 @dataclass(frozen=True, slots=True)
 class MoverJob:
-    """What one mover does. `certificate` is PEM: who signs the certificates of the hosts in the URLs, where that is
-    nobody known. `status_url` writes, `status_get_url` reads the status.
-    """
+    """What one mover does. `status_url` writes, `status_get_url` reads the status."""
 
     group: str
     run: str
@@ -103,7 +100,6 @@ class MoverJob:
     volumes: tuple[JobVolume, ...]
     status_url: str = field(default="", repr=False)
     status_get_url: str = field(default="", repr=False)
-    certificate: str = field(default="", repr=False)
 
 
 @dataclass(slots=True)
@@ -156,7 +152,7 @@ def write_job(job: MoverJob) -> bytes:
         "expires": rfc3339(job.expires_at),
         "volumes": [_volume_content(volume) for volume in job.volumes],
     }
-    more = {"status": job.status_url, "status_get": job.status_get_url, "certificate": job.certificate}
+    more = {"status": job.status_url, "status_get": job.status_get_url}
     content |= {name: value for name, value in more.items() if value}
     data = gzip.compress(json.dumps(content, separators=(",", ":")).encode(), mtime=0)
     try:
@@ -349,7 +345,6 @@ def _job(fields: _Fields) -> MoverJob:
         volumes=read,
         status_url=fields.url("status") if "status" in fields else "",
         status_get_url=fields.url("status_get") if "status_get" in fields else "",
-        certificate=_certificate(fields.take("certificate")) if "certificate" in fields else "",
     )
 
 
@@ -383,15 +378,6 @@ def _moment(fields: _Fields, name: str) -> datetime:
         return parse_time(text)
     except (ValueError, OverflowError):
         raise _Wrong(f"{name} is no time with an offset") from None
-
-
-def _certificate(value: Any) -> str:
-    begin, end = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
-    if not isinstance(value, str) or len(value) > _MOST_CERTIFICATE or not value.isascii():
-        raise _Wrong("certificate is no PEM text")
-    if value.count(begin) < 1 or value.count(begin) != value.count(end):
-        raise _Wrong("certificate holds no certificate in PEM")
-    return value
 
 
 def _status(fields: _Fields) -> MoverStatus:

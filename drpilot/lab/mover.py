@@ -1,6 +1,7 @@
 """A guest of the role mover: the real `drpilot mover` as a process, with the guest's volumes as its devices.
 
-It reads the presigned URL in its user data, as the script of a real one does, and nothing else tells it what to do.
+It reads the presigned URL in its user data, and the certificates there, as the script of a real one does; nothing else
+tells it what to do.
 Its devices are links to the files of the volumes, under the names that a KVM guest gives them. When it ends the machine
 powers itself off; what it printed is on the console. Stopping the machine, an outage and the end of the lab kill it.
 """
@@ -28,6 +29,7 @@ from drpilot.lab.wire import answer
 __all__ = ["tend"]
 
 _URL = re.compile(r"https?://[!#-&(-;=?-~]+")  # up to a blank, a quote or an angle bracket
+_CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----")
 _LETTERS = re.compile(r"/dev/(?:sd|xvd|vd)([a-z]+\d*)")
 _LIFE_S = 1800.0  # of a mover; a lab's volumes are small
 _POLL_S = 0.05
@@ -101,6 +103,10 @@ def tend(cloud: Cloud, beside: Runtime, machine: Machine) -> None:
         urls = [url for url in _URL.findall(machine.user_data) if "Signature=" in url]
         if urls:
             command = [sys.executable, "-m", "drpilot", "mover", "-", "--devices", str(folder / "dev")]
+            trusted = _CERTIFICATE.findall(machine.user_data)
+            if trusted:
+                (folder / "ca.pem").write_text("\n".join(trusted), encoding="ascii")
+                command += ["--ca", str(folder / "ca.pem")]
             process = _Process(command, urls[0], folder, _ways(cloud))
             process.watch(cloud.closing)
             beside.programs[machine.instance_id] = process

@@ -60,15 +60,14 @@ class Ground:
     wait_s: float = 0.0
     told: Callable[[MoverStatus], None] = lambda status: None
 
-    def carrier(self, url: str, certificates: str = "", patience: Patience | None = None) -> Carrier:
+    def carrier(self, url: str, patience: Patience | None = None) -> Carrier:
         """A carrier to the host of a URL."""
         pace = (
             Pace(self.clock, self.chance, most=_PLACES, start=_PLACES)
             if patience is None
             else Pace(self.clock, self.chance, most=_PLACES, patience=patience)
         )
-        trusted = "\n".join(text for text in (self.certificates, certificates) if text)
-        return Carrier(pace, certificates=trusted, proxy=self.proxy(url), most=_PLACES)
+        return Carrier(pace, certificates=self.certificates, proxy=self.proxy(url), most=_PLACES)
 
 
 def fetch_job(url: str, ground: Ground) -> MoverJob:
@@ -114,7 +113,7 @@ def status_of(job: MoverJob, ground: Ground) -> MoverStatus | None:
     if not job.status_get_url:
         what = "the job does not say where its status is read"
         raise DrpilotError("usage", what=what, hint=f"drpilot run show {job.run}, where the controller is")
-    with closing(ground.carrier(job.status_get_url, job.certificate)) as carrier:
+    with closing(ground.carrier(job.status_get_url)) as carrier:
         data = carrier.get(job.status_get_url, "the status", most=MOST_STATUS_BYTES)
     return None if data is None else read_status(data, "the status")
 
@@ -164,8 +163,8 @@ class _Work:
         self._lock = threading.Lock()
         self._rows = [VolumeStatus(one.snapshot, one.device, len(one.part_urls)) for one in job.volumes]
         first = job.volumes[0].map_url
-        self._carrier = ground.carrier(first, job.certificate)
-        self._teller = ground.carrier(job.status_url or first, job.certificate, _IN_PASSING)
+        self._carrier = ground.carrier(first)
+        self._teller = ground.carrier(job.status_url or first, _IN_PASSING)
 
     def done(self) -> MoverStatus:
         """All volumes, a few at once."""

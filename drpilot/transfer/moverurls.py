@@ -50,7 +50,6 @@ def signed_job(
     names: MoverNames,
     volumes: Sequence[Attached],
     validity: tuple[datetime, int],
-    certificate: str = "",
 ) -> MoverJob:
     """The job of a mover that stages these volumes and writes its status to `shelf`. `validity` is now, and for how
     many seconds the URLs are good; about 0.4 ms for each part of 10 MiB. Raises CloudError.
@@ -82,7 +81,6 @@ def signed_job(
         ),
         status_url=url(shelf, "PutObject", names.status),
         status_get_url=url(shelf, "GetObject", names.status),
-        certificate=certificate,
     )
 
 

@@ -89,7 +89,6 @@ def test_the_parts_of_a_job_are_those_of_the_stage() -> None:
         (("group",), "a\nb", "group"),
         (("expires",), "2026-11-24T12:00:00", "expires"),
         (("expires",), "tomorrow", "expires"),
-        (("certificate",), "-----BEGIN RSA PRIVATE KEY-----", "certificate"),
         (("volumes",), [], "volumes"),
         (("volumes",), {}, "volumes"),
         (("volumes", 0, "device"), "/dev/../etc/passwd", "device"),
