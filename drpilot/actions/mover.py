@@ -58,6 +58,7 @@ _VALID_S = 2 * 86_400
 _GIB = 1 << 30
 _MOST_GIB = 2048  # two URLs for each part of 10 MiB: the job must fit into a small machine
 _SILENT = timedelta(minutes=15)  # a mover says every few seconds how far it is
+_ENDING_S, _LOOK_S = 600.0, 2.0  # how long an earlier mover may take to end
 _MOST_USER_DATA_BYTES = 16 << 10  # EC2 API reference, RunInstances
 _CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----[\sA-Za-z0-9+/=]+-----END CERTIFICATE-----")
 _DEVICES = tuple(f"/dev/sd{letter}" for letter in "fghijklmnopqrstuvwxyz")
@@ -99,7 +100,8 @@ class Run(Action[MoverInput, MoverOutput]):
     """Launch a mover with the snapshots attached, and wait until each of them is staged.
 
     RunInstances takes a ClientToken; the job is written again under the same name before it, with fresh URLs, so that a
-    mover that is there is looked for first.
+    mover that is there is looked for first. Movers of earlier attempts are ended before another one is launched: two
+    would write the same objects.
     """
 
     name = "mover.run"
@@ -108,6 +110,7 @@ class Run(Action[MoverInput, MoverOutput]):
     effect = Effect.CREATE
     permissions = (
         "ec2:RunInstances",
+        "ec2:TerminateInstances",
         "ec2:CreateTags",
         "ec2:DescribeImages",
         "ec2:DescribeInstances",
@@ -137,6 +140,7 @@ class Run(Action[MoverInput, MoverOutput]):
             names = MoverNames(ctx.group.name, ctx.name, ctx.point_id, "status")
             shelf.put("job", write_job(signed_job(shelf, names, volumes, (ctx.clock.now(), _VALID_S))))
             params = self._params(ctx, given, volumes)
+            _end_earlier(ctx, given)
             ctx.site("source").call("ec2", "RunInstances", params, token=ctx.sub("mover"))
         return visible(self.observe, ctx, given)
 
@@ -251,6 +255,21 @@ def _script(ctx: Context, url: str) -> bytes:
         text = f"ca_bundle of {stage} has {has}; a mover has room for {_MOST_USER_DATA_BYTES}"
         raise StepFailed(FailureClass.PRECONDITION, f"{text}: name a file with the few that sign for {stage}")
     return data
+
+
+def _end_earlier(ctx: Context, given: MoverInput) -> None:
+    """End what earlier attempts launched for the same work, and see it gone; StepFailed where it does not end."""
+    site, end_s = ctx.site("source"), ctx.clock.monotonic() + _ENDING_S
+    while left := [item for item in _movers(ctx, given, site) if item["State"]["Name"] != "terminated"]:
+        names = [item["InstanceId"] for item in left if item["State"]["Name"] not in DEAD]
+        if names:
+            site.call("ec2", "TerminateInstances", {"InstanceIds": names})
+        if ctx.clock.monotonic() >= end_s:
+            text = (
+                f"mover {', '.join(item['InstanceId'] for item in left)} of an earlier attempt does not end"
+            )
+            raise StepFailed(FailureClass.TRANSIENT, text)
+        ctx.clock.sleep(_LOOK_S)
 
 
 def _movers(ctx: Context, given: MoverInput, site: Site) -> list[Json]:

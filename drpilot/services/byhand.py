@@ -10,7 +10,7 @@ whose step has ended is never used again, since a cloud would answer it with wha
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Protocol, TypeVar, cast
 
@@ -97,7 +97,7 @@ class Hand:
     mode: str = "by-hand"
     epoch: int = 0
     point_id: str = "by-hand"
-    resume: Json | None = None
+    kept: dict[str, Any] = field(default_factory=dict)
     proposal: Proposal | None = None
 
     @property
@@ -163,8 +163,15 @@ class Hand:
         """Whoever began it waits for it."""
         return False
 
+    @property
+    def resume(self) -> Json | None:
+        """What the action kept last in this attempt."""
+        return dict(self.kept) or None
+
     def checkpoint(self, state: Json) -> None:
-        """Progress of an action is told; what it needs to go on lies on the clouds."""
+        """Keep it as long as this attempt lasts, and tell progress; what outlives a process lies on the clouds."""
+        self.kept.clear()
+        self.kept.update(state)
         done, total = state.get("done"), state.get("parts") or state.get("blocks")
         fraction = done / total if isinstance(done, int) and isinstance(total, int) and total else None
         self.tell(fraction, "")
@@ -229,7 +236,7 @@ class Works:
 
     def _at(self, path: str) -> Hand:
         fresh = token(self._hand.run, path, 0, "do", {"take": self._take})
-        return replace(self._hand, path=path, token=fresh, intended_at=self._stage.clock.now())
+        return replace(self._hand, path=path, token=fresh, intended_at=self._stage.clock.now(), kept={})
 
     def _renew(self, begun: str) -> None:
         """Let no token of before be used again; `begun` is the step that was begun last and whose end nobody saw."""

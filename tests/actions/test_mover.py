@@ -21,13 +21,13 @@ import pytest
 
 from drpilot import wiring
 from drpilot.actions.images import BY_HAND
-from drpilot.actions.mover import MoverInput, MoverOutput, Run, user_data
+from drpilot.actions.mover import End, MoverInput, MoverOutput, Run, user_data
 from drpilot.actions.staging import Open
 from drpilot.actions.views import Nothing
 from drpilot.base.clock import RealClock
 from drpilot.base.errors import DrpilotError
 from drpilot.domain.group import Group, Objectives, ScalingGroup, Tier
-from drpilot.domain.ports import Answer, Done, FailureClass, StepFailed, Waiting
+from drpilot.domain.ports import Answer, Done, FailureClass, StepFailed, Unseen, Waiting
 from drpilot.formats.moverjob import (
     JobVolume,
     MoverJob,
@@ -158,6 +158,65 @@ def yard(_yard: Yard) -> Iterator[Yard]:
     until(lambda: not _yard.processes(), "the end of the movers")
 
 
+def test_a_mover_of_an_earlier_attempt_is_ended_first(yard: Yard) -> None:
+    """A second attempt of the step ends the first one's mover before it launches another; one of other work goes on."""
+    other = yard.begin(yard.attempt("a", run="other"))
+    first = yard.begin(yard.attempt("b"))
+    second = yard.begin(yard.attempt("c"))
+    assert (yard.state(first), yard.state(second), yard.state(other)) == ("terminated", "running", "running")
+    assert {machine for _, machine in yard.processes()} == {second, other}
+    calls = [name for site, name in yard.world.life.calls if site == "home" and name.endswith("Instances")]
+    assert calls == ["RunInstances", "RunInstances", "TerminateInstances", "RunInstances"]
+
+
+def test_a_silent_mover_fails_by_our_own_clock(yard: Yard) -> None:
+    """A mover that says nothing new for 15 minutes has failed; what its own clock says does not matter."""
+    ctx = yard.attempt("a")
+    machine = yard.begin(ctx)
+    assert isinstance(yard.look(ctx), Waiting)
+    yard.clock.ahead += timedelta(minutes=14)
+    assert isinstance(yard.look(ctx), Waiting)
+    for number in range(3):
+        yard.told(ctx, LONG_AGO + timedelta(seconds=number))
+        answer = yard.look(ctx)
+        assert isinstance(answer, Waiting)
+        assert answer.progress == 0.2
+        yard.clock.ahead += timedelta(minutes=14)
+        assert isinstance(yard.look(ctx), Waiting)
+    yard.clock.ahead += timedelta(minutes=2)
+    said = yard.fails(ctx)
+    assert f"mover {machine} is running and was silent for 0:16" in said
+    End().start(ctx, MOVER)
+    until(lambda: isinstance(End().observe(ctx, MOVER), Done), "the end of the mover")
+    assert yard.processes() == []
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_a_mover_that_is_gone_says_why_it_failed(yard: Yard, listed: bool) -> None:
+    """A machine that has ended with a failed status, still listed or not, fails the step with its reason."""
+    ctx = yard.attempt("a")
+    machine = yard.begin(ctx)
+    yard.told(ctx, LONG_AGO, state="failed", error="DRP-6999: the disk is on fire")
+    yard.world.doors["home"]("ec2").terminate_instances(InstanceIds=[machine])
+    until(lambda: yard.state(machine) == "terminated", "the end of the machine")
+    if not listed:
+        with yard.world.clouds["home"].transaction():
+            del yard.world.clouds["home"].table("instances")[machine]
+    said = yard.fails(ctx)
+    assert "snap-1: DRP-6999: the disk is on fire" in said
+    assert (machine in said) == listed
+
+
+def test_a_mover_that_is_gone_without_a_word(yard: Yard) -> None:
+    """A machine that has ended and told nothing fails the step; one that nobody lists, with no status, never was."""
+    ctx = yard.attempt("a")
+    machine = yard.begin(ctx)
+    yard.world.doors["home"]("ec2").terminate_instances(InstanceIds=[machine])
+    until(lambda: yard.state(machine) == "terminated", "the end of the machine")
+    assert "it is terminated and told nothing" in yard.fails(ctx)
+    assert isinstance(yard.look(yard.attempt("b")), Unseen)
+
+
 def test_a_mover_is_told_whom_to_trust(yard: Yard, tmp_path: Path) -> None:
     """The certificates of a site's ca_bundle, and nothing else of that file, are in the user data, and the program is
     started with them; the root is staged.
@@ -200,7 +259,8 @@ def test_an_installation_knows_whom_its_sites_trust(tmp_path: Path, monkeypatch:
     (tmp_path / "ca.pem").write_text("of our own\n")
     (tmp_path / "keys").write_text("aws_access_key_id = A\naws_secret_access_key = B\n")
     (tmp_path / "keys").chmod(0o600)
-    site = "cloud: eucalyptus-4.4, account: '000000000001', endpoints: {default: 'https://127.0.0.1:9'}, credentials: {file: keys}"
+    site = "cloud: eucalyptus-4.4, account: '000000000001', credentials: {file: keys}"
+    site += ", endpoints: {default: 'https://127.0.0.1:9'}"
     sites = {"home": ", ca_bundle: ca.pem", "away": "", "lost": ", ca_bundle: none.pem"}
     lines = [f"  {name}: {{{site}{more}}}" for name, more in sites.items()]
     (tmp_path / "drpilot.yaml").write_text("\n".join(["drpilot: 1", "sites:", *lines, ""]))
