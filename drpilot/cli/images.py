@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from drpilot.base.errors import DrpilotError
 from drpilot.cli.bundleparts import CloudCert, PrivateKey, certificate_of, key_of
+from drpilot.cli.options import typed
 from drpilot.cli.render import Answer
 from drpilot.cli.session import Session
 
@@ -71,9 +73,18 @@ def image_copy(
     from drpilot.services.imagecopy import copy_image, plan_copy
 
     session.quiet()
+    words = ["image", "copy", image, "--from", source, "--to", target]
+    options = [
+        ("--name", name),
+        ("--bucket", way.bucket),
+        ("--subnet", way.subnet),
+        ("--mover-image", way.mover_image),
+        ("--private-key", private_key),
+        ("--cloud-cert", cloud_cert),
+    ]
+    command = session.command(typed(words, options))
     wanted = _wanted(image, name, way, private_key, cloud_cert)
     stage = wiring.image_stage(lab=session.common.lab, source=source, target=target, note=session.say)
-    command = f"image copy {image} --from {source} --to {target}"
     try:
         planned = plan_copy(stage, wanted)
         _said(session, planned, source, target)
@@ -82,8 +93,17 @@ def image_copy(
         done = copy_image(stage, planned, _progress(session, stage.clock))
     except CloudError as error:
         refused = wiring.told(error)
-        refused.hint = "what was carried is kept; the same command goes on with it"
+        refused.hint = f"{command}; it goes on with what was carried"
         raise refused from error
+    except DrpilotError as error:
+        if error.word == "usage" and error.hint.startswith("--"):
+            option, _, more = error.hint.partition(";")
+            named = option.split()[0]
+            others = [pair for pair in options if pair[0] != named]
+            error.hint = session.command(f"{typed(words, others)} {option}") + (f";{more}" if more else "")
+        elif error.word in _AGAIN:
+            error.hint = f"{command}; {_AGAIN[error.word]}"
+        raise
     return _answer(session, planned, done, (source, target))
 
 
@@ -135,6 +155,10 @@ def _progress(session: Session, clock: Clock) -> Callable[[str, float | None, st
     return told
 
 
+_AGAIN = {
+    "image-not-carried": "it goes on where this one stopped",
+    "copy-busy": "it finds what the other process has made, once that has ended",
+}
 _STEPS = {
     "wait": "a copy that was begun is waited for",
     "copy": "the target copies it",
@@ -171,7 +195,7 @@ def _planned(session: Session, planned: Planned, sites: tuple[str, str], command
     if planned.coming is not None:
         line = f"{_coming(planned.coming, planned.image, sites[1])}; {line}, if it comes to nothing"
     lines = (line, *(f"note: {note}" for note in planned.notes), "nothing was changed")
-    return Answer(data, lines, session.command(command))
+    return Answer(data, lines, command)
 
 
 def _answer(session: Session, planned: Planned, done: Carried, sites: tuple[str, str]) -> Answer:

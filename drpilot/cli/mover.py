@@ -12,6 +12,7 @@ import typer
 from drpilot.base.errors import DrpilotError
 from drpilot.base.units import format_size
 from drpilot.cli.act import duration
+from drpilot.cli.options import typed
 from drpilot.cli.render import Answer, Table
 from drpilot.cli.session import Session
 
@@ -66,25 +67,49 @@ def mover(
 
     session.quiet()
     ground = _ground(session, device or [], devices, ca, duration("--wait", waiting) or 0.0)
-    found = _job(job, ground)
-    if status:
-        seen = status_of(found, ground)
-        if seen is None:
-            line = f"{found.run}: the mover has said nothing yet"
-            return Answer({"run": found.run, "state": "waiting", "volumes": []}, (line,), _after(found))
-        return _answer(found, seen)
-    session.say(f"{found.run}: {len(found.volumes)} volumes of {found.group}, point {found.point}")
-    done = move(found, ground)
+    given = [
+        *(("--device", one) for one in device or []),
+        ("--devices", devices),
+        ("--ca", ca),
+        ("--wait", waiting),
+    ]
+    again = _again(job, given)
+    try:
+        found = _job(job, ground)
+        following = f"{again} --status" if found.status_get_url else again
+        if status:
+            seen = status_of(found, ground)
+            if seen is None:
+                line = f"{found.run}: the mover has said nothing yet"
+                return Answer({"run": found.run, "state": "waiting", "volumes": []}, (line,), following)
+            return _answer(found, seen, following)
+        session.say(f"{found.run}: {len(found.volumes)} volumes of {found.group}, point {found.point}")
+        done = move(found, ground)
+    except DrpilotError as error:
+        wrong = f"{error.facts.get('device')}="  # of `mover-device`, which asks for another path
+        others = _again(job, [pair for pair in given if not str(pair[1]).startswith(wrong)])
+        for said in ("drpilot mover JOB", "the same command"):
+            error.hint = error.hint.replace(said, others)
+        raise
     failed = [row for row in done.volumes if row.state != "done"]
     if failed:
-        raise DrpilotError(
+        unfinished = DrpilotError(
             "mover-unfinished",
             failed=len(failed),
             count=len(done.volumes),
             what="; ".join(f"{row.snapshot} ({row.device}): {row.error}" for row in failed),
             data=_data(found, done),
         )
-    return _answer(found, done)
+        unfinished.hint = f"{again}; it goes on where this one stopped"
+        raise unfinished
+    return _answer(found, done, following)
+
+
+def _again(job: str, options: list[tuple[str, object]]) -> str:
+    """The command as it can be typed again; a URL is a secret, and goes to its standard input."""
+    place = "-" if job.startswith(("http://", "https://")) else job
+    given = [pair for pair in options if pair not in (("--devices", Path("/dev")), ("--wait", "5m"))]
+    return f"drpilot {typed(['mover', place], given)}"
 
 
 def _ground(session: Session, named: list[str], devices: Path, ca: Path | None, wait_s: float) -> Ground:
@@ -150,16 +175,12 @@ def _progress(session: Session, monotonic: Callable[[], float]) -> Callable[[Mov
     return told
 
 
-def _after(job: MoverJob) -> str:
-    return f"drpilot run show {job.run}, where the controller is"
-
-
 def _data(job: MoverJob, status: MoverStatus) -> dict[str, Any]:
     rows = [{name: getattr(row, name) for name in row.__slots__} for row in status.volumes]
     return {"group": job.group, "run": job.run, "point": job.point, "state": status.state, "volumes": rows}
 
 
-def _answer(job: MoverJob, status: MoverStatus) -> Answer:
+def _answer(job: MoverJob, status: MoverStatus, following: str) -> Answer:
     rows = tuple(
         (
             row.snapshot,
@@ -173,4 +194,4 @@ def _answer(job: MoverJob, status: MoverStatus) -> Answer:
         for row in status.volumes
     )
     heads = ("snapshot", "device", "state", "parts", "changed blocks", "written", "error")
-    return Answer(_data(job, status), (Table(heads, rows),), _after(job))
+    return Answer(_data(job, status), (Table(heads, rows),), following)

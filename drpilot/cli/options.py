@@ -8,8 +8,9 @@ function of a few values.
 from __future__ import annotations
 
 import inspect
+import shlex
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -29,6 +30,7 @@ __all__ = [
     "RunName",
     "framed",
     "reasoned",
+    "typed",
 ]
 
 
@@ -170,6 +172,14 @@ RunName = Annotated[
     ),
 ]
 Detach = Annotated[bool, typer.Option("--detach", help="begin the run and leave it to whoever drives")]
+
+
+def typed(words: Iterable[str], options: Iterable[tuple[str, object]] = ()) -> str:
+    """A command line without its first word, as a shell takes it: what needs quotes has them, and an option without a
+    value (None, empty) is left out.
+    """
+    given = [(name, value) for name, value in options if value is not None and value != ""]
+    return shlex.join([*words, *(str(part) for pair in given for part in pair)])
 
 
 def reasoned(text: str) -> Any:

@@ -383,10 +383,10 @@ def _asked(session: Session, address: str | None, path: str, done: str) -> Answe
         raise DrpilotError(
             "usage",
             what="neither ADDRESS nor DRPILOT_ADDRESS says which guest",
-            hint="drpilot lab freeze ADDRESS",
+            hint=f"drpilot lab {'freeze' if done == 'frozen' else 'thaw'} ADDRESS",
         )
     well, said = ask(found, path)
     if not well:
         raise DrpilotError("lab-guest", address=found, done=done, what=said)
-    following = "drpilot lab thaw" if done == "frozen" else "drpilot status --lab"
+    following = f"drpilot lab thaw {found}" if done == "frozen" else "drpilot status --lab"
     return Answer({"result": done, "address": found, "said": said}, (f"{found}: {said}",), following)

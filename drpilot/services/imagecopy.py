@@ -195,7 +195,7 @@ def _subnets(source: Site) -> tuple[str, ...]:
     usable = defaults or (found if len({item.get("VpcId") for item in found}) == 1 else [])
     if not usable:
         what = f"{source.name} has {len(found)} subnets, none of them a default one: where shall the mover stand?"
-        raise DrpilotError("usage", what=what, hint="--subnet SUBNET, one that reaches the object store")
+        raise DrpilotError("usage", what=what, hint="--subnet SUBNET; one that reaches the object store")
     return (min(str(item["SubnetId"]) for item in usable),)
 
 

@@ -112,7 +112,9 @@ def status_of(job: MoverJob, ground: Ground) -> MoverStatus | None:
     """
     if not job.status_get_url:
         what = "the job does not say where its status is read"
-        raise DrpilotError("usage", what=what, hint=f"drpilot run show {job.run}, where the controller is")
+        raise DrpilotError(
+            "usage", what=what, hint="drpilot mover JOB; it goes on, or finds that all is staged"
+        )
     with closing(ground.carrier(job.status_get_url)) as carrier:
         data = carrier.get(job.status_get_url, "the status", most=MOST_STATUS_BYTES)
     return None if data is None else read_status(data, "the status")
@@ -125,7 +127,10 @@ def move(job: MoverJob, ground: Ground) -> MoverStatus:
     """
     if job.expires_at <= ground.clock.now():
         what = f"it expired at {rfc3339(job.expires_at)}"
-        raise DrpilotError("mover-job", file=f"the job of {job.run}", kind="job", what=what)
+        expired = DrpilotError("mover-job", file=f"the job of {job.run}", kind="job", what=what)
+        if "/" in job.run:  # a run of a group, not an image copied by hand
+            expired.hint = f"drpilot run retry {job.run}; on the controller, which writes a new job"
+        raise expired
     paths = _found(job, ground)
     work = _Work(job, ground, paths)
     try:

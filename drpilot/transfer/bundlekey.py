@@ -17,7 +17,7 @@ __all__ = ["bundling_key"]
 
 def bundling_key(target: Site) -> RSAPublicKey:
     """The key of the certificate for bundles, as the cloud tells it; raises `usage` where it tells none."""
-    hint = f"--cloud-cert FILE: the bundling certificate of {target.name} (its administrator has it; in 3.4 it is"
+    hint = f"--cloud-cert FILE; the bundling certificate of {target.name} (its administrator has it; in 3.4 it is"
     hint += " cloud-cert.pem of the credentials archive)"
     if "bootstrap" not in target.capabilities:
         raise DrpilotError("usage", what=f"{target.name} does not tell its bundling certificate", hint=hint)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +109,7 @@ def test_one_image_over_and_over(bench: Bench) -> None:
     before = bench.standing()
     said = bench("--dry-run", "--private-key", key)
     assert (said["way"], said["name"], said["dry_run"], said["image"]) == ("unbundled", "web", True, None)
-    assert said["next"] == f"drpilot image copy {bench.image} --from home --to away --lab"
+    assert said["next"] == f"drpilot image copy {bench.image} --from home --to away --private-key {key} --lab"
     assert bench.standing() == before
     begun = subprocess.Popen(
         [sys.executable, "-m", "drpilot", *bench.arguments("--private-key", key)],
@@ -125,6 +126,31 @@ def test_one_image_over_and_over(bench: Bench) -> None:
     assert (again["already"], again["image"]) == (True, done["image"])
     assert bench.standing() == {kind: count + 1 for kind, count in before.items()}
     assert bench.calls("RegisterImage") == 1
+
+
+def test_the_next_command_works_as_typed(bench: Bench) -> None:
+    """Names with blanks are quoted and options in use are kept, after a dry run and in the hint of an error, whose
+    option takes the place of the one that was wrong.
+    """
+    key = str(bench.folder / "owner.pem")
+    said = bench("--dry-run", "--name", "my web's", "--private-key", key)
+    words = shlex.split(said["next"])
+    assert words == ["drpilot", *bench.arguments()[:-1], "--name", "my web's", "--private-key", key, "--lab"]
+    assert bench(*words[8:-1], "--dry-run")["name"] == "my web's"
+    bench.world.control("away", "break", fault="refuse")
+    try:
+        lost = bench("--name", "my web's", "--subnet", "a b", code=8)
+    finally:
+        bench.world.control("away", "heal")
+    command, _, why = lost["error"]["hint"].partition("; ")
+    wanted = ["drpilot", *bench.arguments()[:-1], "--name", "my web's", "--subnet", "a b", "--lab"]
+    assert (shlex.split(command), why) == (wanted, "it goes on with what was carried")
+    client = site_clients(bench.world.sites()["home"])("ec2")
+    given = {"Name": "second", "Architecture": "x86_64", "VirtualizationType": "hvm"}
+    second = client.register_image(ImageLocation=f"images/{MANIFEST.name}", **given)["ImageId"]
+    keyless = replace(bench, image=second)("--name", "a b", code=2)["error"]["hint"]
+    wanted = ["drpilot", "image", "copy", second, "--from", "home", "--to", "away", "--name", "a b"]
+    assert shlex.split(keyless) == [*wanted, "--private-key", "FILE", "--lab"]
 
 
 def test_what_is_said_to_people(bench: Bench) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -154,6 +155,9 @@ def test_a_volume_is_staged_and_the_next_time_only_its_changes(beside: Beside) -
     code, told, _ = beside.run(url, "--device", f"/dev/sdf={path}")
     assert code == 0
     assert (told["state"], told["run"], told["volumes"][0]["done"]) == ("done", "shop/12", 5)
+    following = shlex.split(told["next"])
+    assert following == ["drpilot", "mover", "-", "--device", f"/dev/sdf={path}", "--wait", "0s", "--status"]
+    assert beside.run(url, *following[3:])[1]["state"] == "done"
     assert beside.staged("snap-1").block_map == map_by_hand(path)
     assert beside.bytes_of("snap-1") == path.read_bytes()
     assert beside.parts_put("snap-1") == ["000000", "000001", "000002", "000004"]
@@ -230,6 +234,9 @@ def test_one_volume_that_fails_keeps_no_other(beside: Beside) -> None:
     broken = replace(job.volumes[1], part_urls=(other,))
     code, told, said = beside.run(beside.put(replace(job, volumes=(job.volumes[0], broken))), *named)
     assert (code, told["error"]["word"]) == (4, "mover-unfinished")
+    command, _, why = told["error"]["hint"].partition("; ")
+    assert shlex.split(command) == ["drpilot", "mover", "-", *named, "--wait", "0s"]
+    assert why == "it goes on where this one stopped"
     assert "snap-2 (/dev/sdg)" in said and "SignatureDoesNotMatch" in said
     assert beside.bytes_of("snap-1") == one.read_bytes()
     assert read_staged(beside.shelf, "snap-2") is None
@@ -248,6 +255,7 @@ def test_one_volume_that_fails_keeps_no_other(beside: Beside) -> None:
     short = beside.job(Attached("/dev/sdf", "snap-3", PART_BYTES + 1))
     code, told, _ = beside.run(beside.put(short), "--device", f"/dev/sdf={one}")
     assert (code, told["error"]["word"]) == (9, "mover-device")
+    assert "drpilot mover - --wait 0s --device /dev/sdf=PATH; " in told["error"]["hint"]
 
 
 @version_4
@@ -259,6 +267,10 @@ def test_a_job_that_can_not_be_done_is_one_clear_error(beside: Beside) -> None:
     named = ("--device", f"/dev/sdf={path}")
     job = beside.job(Attached("/dev/sdf", "snap-1", PART_BYTES), Attached("/dev/sdg", "snap-2", PART_BYTES))
     late = replace(job, expires_at=REAL.now() - timedelta(seconds=1))
+    url = beside.put(late)
+    assert beside.run(url, *named)[1]["error"]["hint"].startswith("drpilot run retry shop/12; ")
+    by_hand = beside.put(replace(late, run="image-1"))
+    assert "image-1" not in beside.run(by_hand, *named)[1]["error"]["hint"]
     url = beside.put(late)
     tried = [
         (beside.run(url, *named), 6, "mover-job", "expired"),
