@@ -16,7 +16,7 @@ from drpilot.actions.staging import (
     shelf_of,
     staged_here,
 )
-from drpilot.actions.views import not_found, visible, volumes
+from drpilot.actions.views import GONE_VOLUME, not_found, visible, volumes
 from drpilot.domain.plain import Json
 from drpilot.domain.plan import Call
 from drpilot.domain.ports import (
@@ -43,7 +43,6 @@ __all__ = ["Discard", "Import", "without_queries"]
 
 _MANIFEST = "import.manifest.xml"
 _VALID_S = 7 * 86_400 - 60  # of a URL: no signature of version 4 is valid for longer than a week
-_GONE = ("deleting", "deleted", "error")
 
 
 class VolumeOutput(Model):
@@ -133,7 +132,7 @@ class Import(Action[CargoInput, VolumeOutput]):
         """The tasks that go on, or whose volume stands: a task is shown long after its volume was deleted."""
         named = {_volume_of(task) for task in found if task["State"] == "completed"} - {""}
         there = volumes(site, [{"Name": "volume-id", "Values": sorted(named)}]) if named else []
-        deleted = named - {str(item["VolumeId"]) for item in there if item["State"] not in _GONE}
+        deleted = named - {str(item["VolumeId"]) for item in there if item["State"] not in GONE_VOLUME}
         return [task for task in found if task["State"] != "cancelled" and _volume_of(task) not in deleted]
 
     def undo(self, given: CargoInput, output: VolumeOutput | None) -> Call | None:
@@ -271,7 +270,7 @@ class Discard(Action[DiscardInput, DiscardOutput]):
         if not wanted:
             return []
         found = volumes(ctx.site("target"), [{"Name": "volume-id", "Values": sorted(wanted)}])
-        return sorted(str(item["VolumeId"]) for item in found if item["State"] not in _GONE)
+        return sorted(str(item["VolumeId"]) for item in found if item["State"] not in GONE_VOLUME)
 
     def observe(self, ctx: Context, given: DiscardInput) -> Answer[DiscardOutput]:
         left = self._left(ctx, given)

@@ -16,6 +16,7 @@ from drpilot.actions.carry import volume_settings
 from drpilot.actions.members import member, scaling_of, tier_of
 from drpilot.actions.unmarked import Trace, Wanted, trace
 from drpilot.actions.views import (
+    GONE_VOLUME,
     made_here,
     specification,
     tag_list,
@@ -60,7 +61,6 @@ __all__ = [
 STOOD_AT = "drpilot:stood-at"
 """Tag of a volume that was taken off: run, instance, device and DeleteOnTermination, so that it can come back."""
 
-_GONE = ("deleting", "deleted", "error")
 _RECORDED = ("fenced", "partial", "unverified")
 
 
@@ -108,7 +108,7 @@ def restored_here(ctx: Context, tier: Tier) -> dict[str, Json]:
     """The volumes this run restored for the tier, by volume key."""
     filters = [{"Name": "tag:drpilot:run", "Values": [ctx.tags()["drpilot:run"]]}]
     found = volumes(ctx.site("target"), [*filters, *tagged(tier=tier.name, restored="")])
-    return {tags_of(item)["drpilot:member"]: item for item in found if item["State"] not in _GONE}
+    return {tags_of(item)["drpilot:member"]: item for item in found if item["State"] not in GONE_VOLUME}
 
 
 class RestoreInput(Model):
@@ -242,7 +242,7 @@ class Restore(Action[RestoreInput, VolumesOutput]):
     @staticmethod
     def _made(ctx: Context) -> dict[str, Json]:
         found = volumes(ctx.site("target"), made_here(ctx))
-        return {tags_of(item)["drpilot:member"]: item for item in found if item["State"] not in _GONE}
+        return {tags_of(item)["drpilot:member"]: item for item in found if item["State"] not in GONE_VOLUME}
 
     def observe(self, ctx: Context, given: RestoreInput) -> Answer[VolumesOutput]:
         tier = tier_of(ctx, given.tier)

@@ -30,6 +30,7 @@ from drpilot.domain.ports import (
 __all__ = [
     "ALIVE",
     "DEAD",
+    "GONE_VOLUME",
     "Nothing",
     "Seen",
     "describe",
@@ -55,6 +56,8 @@ ALIVE = ("pending", "running", "stopping", "shutting-down")
 """Instance states in which a guest may still write."""
 DEAD = ("terminated", "shutting-down")
 """Instance states from which nothing comes back."""
+GONE_VOLUME = ("deleting", "deleted", "error")
+"""Volume states that are of no use."""
 
 T = TypeVar("T")
 I = TypeVar("I", bound=Model)
