@@ -10,12 +10,15 @@ from typing import Any
 
 from cryptography.hazmat.primitives import serialization
 
+from drpilot.actions import images
 from drpilot.base.clock import Chance, RealClock
 from drpilot.base.retry import Patience
 from drpilot.clouds.blocks import SdkBlocks
 from drpilot.clouds.objects import object_plane
 from drpilot.clouds.session import Clients, CredentialsReference, SiteSettings
 from drpilot.clouds.site import BotoSite, Ways
+from drpilot.domain.group import Group, Map, Objectives, ScalingGroup, Tier
+from drpilot.domain.plain import Json
 from drpilot.domain.ports import Transfers
 from drpilot.lab import disk, private_shop, shop
 from drpilot.lab.cloud import Cloud
@@ -23,7 +26,7 @@ from drpilot.lab.eucalyptus import keyring
 from drpilot.lab.images import new_image
 from drpilot.lab.process import start_in_process
 from drpilot.lab.wire import attach
-from drpilot.services.byhand import Stage
+from drpilot.services.byhand import Hand, Stage
 from drpilot.services.imagecopy import Carried, ImageCopy, Planned, copy_image, plan_copy
 from drpilot.transfer.bucket import Address, NewBucketBundle
 from drpilot.transfer.places import Folder
@@ -233,6 +236,20 @@ def _door(cloud: Cloud, folder: Path, life: Lifeline) -> BotoSite:
 
     patience = Patience(attempts=3, first_s=0.01, max_s=0.05)
     return BotoSite(clients, Ways(clock=CLOCK, chance=Chance(7), patience=patience, observer=watch))
+
+
+def standing_for_a_group(
+    world: Pair, image: str, keys: tuple[str, str] | None = None
+) -> tuple[Json | None, bool]:
+    """What a replication of a group that launches the image sees on the other side; `keys`: it launches it encrypted
+    under the first, whose partner is the second.
+    """
+    scaled = ScalingGroup("shop-web", image, "m1.small", 1, 1, 1, encrypted_key=keys[0] if keys else None)
+    tiers = (Tier("web", scaling_group=scaled),)
+    table = Map(kms_keys={keys[0]: keys[1]} if keys else {})
+    group = Group("shop", "home", "away", Objectives(60.0, 60.0), tiers, map=table)
+    hand = Hand(world.stage, group, "7", "tiers/web/image", "t", CLOCK.now(), {})
+    return images.standing(hand, images.TierInput(tier="web"))
 
 
 @contextmanager

@@ -12,17 +12,14 @@ from typing import Any
 
 import pytest
 
-from drpilot.actions import images, landing
+from drpilot.actions import landing
 from drpilot.actions.staging import CargoInput
 from drpilot.actions.views import tags_of
 from drpilot.base.errors import DrpilotError
-from drpilot.domain.group import Group, Map, Objectives, ScalingGroup, Tier
-from drpilot.domain.plain import Json
-from drpilot.domain.ports import Answer, Context, FailureClass, StepFailed
-from drpilot.services.byhand import Hand
+from drpilot.domain.ports import Answer, Context
 from drpilot.services.imagecopy import copy_image
 from tests.lab.delivery_world import until
-from tests.services.imageworld import CLOCK, PREFIX, Died, Pair, legacy_image, pair
+from tests.services.imageworld import PREFIX, Died, Pair, legacy_image, pair, standing_for_a_group
 from tests.transfer.craft import REFERENCE, owner, stranger
 
 IMAGE_SHA256 = (REFERENCE / "image.sha256").read_text().split()[0]
@@ -134,20 +131,6 @@ def once_more(world: Pair, image: str, old: str, **more: Any) -> str:
     assert world.root("away", done.image) != root
     assert clean(world, before)["away"] == {"image": 1, "snapshot": 1}
     return done.image
-
-
-def standing_for_a_group(
-    world: Pair, image: str, keys: tuple[str, str] | None = None
-) -> tuple[Json | None, bool]:
-    """What a replication of a group that launches the image sees on the other side; `keys`: it launches it encrypted
-    under the first, whose partner is the second.
-    """
-    scaled = ScalingGroup("shop-web", image, "m1.small", 1, 1, 1, encrypted_key=keys[0] if keys else None)
-    tiers = (Tier("web", scaling_group=scaled),)
-    table = Map(kms_keys={keys[0]: keys[1]} if keys else {})
-    group = Group("shop", "home", "away", Objectives(60.0, 60.0), tiers, map=table)
-    hand = Hand(world.stage, group, "7", "tiers/web/image", "t", CLOCK.now(), {})
-    return images.standing(hand, images.TierInput(tier="web"))
 
 
 @pytest.mark.crash
@@ -397,47 +380,6 @@ def test_aws_to_aws_copies_by_itself(tmp_path: Path) -> None:
         same_bytes(world, image, done.image)
         assert clean(world, before)["away"]["image"] == 1
         same_bytes(world, image, once_more(world, image, done.image))
-
-
-def encrypted_by_hand(world: Pair, image: str, key: str) -> str:
-    """A copy of an image under a key, as a person makes and tags it for a group."""
-    marks = {"drpilot:group": "shop", "drpilot:member": "shop-web", "drpilot:source-image": image}
-    tags = [{"Key": name, "Value": value} for name, value in marks.items()]
-    made = world.doors["away"]("ec2").copy_image(
-        Name="by-hand", SourceImageId=image, SourceRegion=world.sites["home"].region, Encrypted=True,
-        KmsKeyId=key, TagSpecifications=[{"ResourceType": "image", "Tags": tags}],
-    )  # fmt: skip
-    table = world.clouds["away"].table("images")
-    until(lambda: table[made["ImageId"]]["State"] == "available", "the copy")
-    return str(made["ImageId"])
-
-
-def test_an_image_by_hand_must_be_encrypted_as_its_group_is(tmp_path: Path) -> None:
-    """A plain image, and one under another key, are refused for a group that encrypts, whoever brought them; one under
-    the key is taken, by whichever name the map has for it; a group that does not encrypt takes any.
-    """
-    with pair(tmp_path, "aws", "aws") as world:
-        image, ec2, kms = world.image("shop-web"), world.doors["away"]("ec2"), world.doors["away"]("kms")
-        right, other = (kms.create_key()["KeyMetadata"]["Arn"] for _ in range(2))
-        kms.create_alias(AliasName="alias/shop", TargetKeyId=right.rpartition("/")[2])
-        plain = world.copy(image).image
-        assert (standing_for_a_group(world, image)[0] or {})["ImageId"] == plain
-
-        def refused() -> str:
-            with pytest.raises(StepFailed) as error:
-                standing_for_a_group(world, image, ("arn:home/1", right))
-            assert error.value.kind is FailureClass.PRECONDITION
-            return error.value.message
-
-        assert f"its snapshot {world.root('away', plain)} is not encrypted" in refused()
-        for key in (other, right):
-            ec2.deregister_image(ImageId=plain)
-            plain = encrypted_by_hand(world, image, key)
-            if key == other:
-                assert f"is encrypted under {other}" in refused()
-        for name in (right, right.rpartition("/")[2], "alias/shop"):
-            found, adopted = standing_for_a_group(world, image, ("arn:home/1", name))
-            assert (found and found["ImageId"], adopted) == (plain, True)
 
 
 @pytest.mark.parametrize("end", ["available", "failed"])
