@@ -50,7 +50,7 @@ __all__ = [
 HOME_SET, BURST_SET = "drpilot-home", "drpilot-burst"
 """SetIdentifiers of the two weighted record sets that a burst makes of a simple one (actions/burst_traffic.py)."""
 
-_PREVIOUS = "previous"
+_PREVIOUS, _BESIDE = "previous", "beside"
 
 
 class Front(Model):
@@ -153,6 +153,17 @@ def _main(sets: list[Json]) -> Json | None:
     return next((item for item in sets if item.get("SetIdentifier") != BURST_SET), None)
 
 
+def _kept(sets: list[Json]) -> tuple[Json, list[Json]]:
+    """What has to be put back some day: the first record set as it stood before any burst (empty where there was none),
+    and those that the owner had beside it by a routing policy of their own.
+    """
+    main = _main(sets)
+    ours = (HOME_SET, BURST_SET)
+    return plain_record(main) or {}, [
+        item for item in sets if item is not main and item.get("SetIdentifier") not in ours
+    ]
+
+
 def plain_record(record: Json | None) -> Json | None:
     """A record set as it stood before a burst gave it a weight; another is handed back as it is."""
     if record is None or record.get("SetIdentifier") != HOME_SET:
@@ -199,13 +210,15 @@ class SwitchOutput(Model):
     """The name and what it points at; empty for a group without a name.
 
     `previous` is the record set that stood there before, in Route 53's own words: empty where there was none,
-    None where it is not known because the name pointed there already.
+    None where it is not known because the name pointed there already. `beside` are those that stood beside it: the
+    owner's own weights, say.
     """
 
     name: str = ""
     to: str = ""
     points_at: str = ""
     previous: dict[str, Any] | None = None
+    beside: tuple[dict[str, Any], ...] = ()
 
 
 class Switch(Action[SwitchInput, SwitchOutput]):
@@ -236,8 +249,9 @@ class Switch(Action[SwitchInput, SwitchOutput]):
             present = _main(sets)
             if not _alone(sets, front):
                 wanted = wanted_record(site, traffic, front, present)
-                ctx.checkpoint({_PREVIOUS: plain_record(present) or {}})  # durable before it is gone
-                _put(ctx, site, traffic, (sets, wanted))
+                previous, beside = _kept(sets)
+                ctx.checkpoint({_PREVIOUS: previous, _BESIDE: beside})  # durable before they are gone
+                _put(ctx, site, traffic, (sets, [wanted]))
                 # What stood there before is known to the next look, not to one of this moment.
                 return Waiting({}, after_s=0.0, note=f"{traffic.name} was set")
         return visible(self.observe, ctx, given)
@@ -249,19 +263,28 @@ class Switch(Action[SwitchInput, SwitchOutput]):
         front = front_at(ctx, given.to)
         if not _alone(record_sets(ctx.site(traffic.site), traffic), front):
             return Unseen(True, f"{traffic.name} does not point at {to} alone")
-        previous = (ctx.resume or {}).get(_PREVIOUS)
-        points_at = front.dns or ",".join(front.addresses)
-        return Done(SwitchOutput(name=traffic.name, to=to, points_at=points_at, previous=previous))
+        kept = ctx.resume or {}
+        return Done(
+            SwitchOutput(
+                name=traffic.name,
+                to=to,
+                points_at=front.dns or ",".join(front.addresses),
+                previous=kept.get(_PREVIOUS),
+                beside=tuple(kept.get(_BESIDE) or ()),
+            )
+        )
 
     def undo(self, given: SwitchInput, output: SwitchOutput | None) -> Call | None:
         if output is not None and not output.name:
             return None
-        previous = output.previous if output is not None else None
-        return Call("traffic.restore", {"switched_to": given.to, "record": previous})
+        if output is None or output.previous is None:
+            return Call("traffic.restore", {"switched_to": given.to, "record": None})
+        put_back = {"record": output.previous, "beside": list(output.beside)}
+        return Call("traffic.restore", {"switched_to": given.to, **put_back})
 
 
 class RestoreInput(Model):
-    """The site users were sent to, and the record set to put back.
+    """The site users were sent to, and the record set to put back with those that stood `beside` it.
 
     `record` is empty where there was none; None where it is not known: then the name is pointed at the other site,
     if it does point at this one.
@@ -269,6 +292,7 @@ class RestoreInput(Model):
 
     switched_to: str = "target"
     record: dict[str, Any] | None = None
+    beside: tuple[dict[str, Any], ...] = ()
 
 
 class Restore(Action[RestoreInput, SwitchOutput]):
@@ -289,36 +313,31 @@ class Restore(Action[RestoreInput, SwitchOutput]):
         if traffic is not None:
             site = ctx.site(traffic.site)
             sets = record_sets(site, traffic)
-            wanted = self._wanted(ctx, given, _main(sets))
-            if not self._stands(sets, wanted):
-                _put(ctx, site, traffic, (sets, wanted or None))
+            wanted = self._wanted(ctx, given, sets)
+            if not _same_sets(sets, wanted):
+                _put(ctx, site, traffic, (sets, wanted))
         return visible(self.observe, ctx, given)
 
     @staticmethod
-    def _wanted(ctx: Context, given: RestoreInput, present: Json | None) -> Json | None:
-        """The record to put back; `present` itself where the name was never switched."""
+    def _wanted(ctx: Context, given: RestoreInput, sets: list[Json]) -> list[Json]:
+        """The record sets to put back; `sets` as they stand, a burst's too, where the name was never switched."""
         traffic = ctx.group.traffic
         if given.record is not None or traffic is None:
-            return given.record
+            return [item for item in (given.record, *given.beside) if item]
+        present = _main(sets)
         if not points_at(present, front_at(ctx, given.switched_to)):
-            return present
+            return sets
         back = "source" if site_name(ctx, given.switched_to) == ctx.target else "target"
-        return wanted_record(ctx.site(traffic.site), traffic, front_at(ctx, back), present)
-
-    @staticmethod
-    def _stands(sets: list[Json], wanted: Json | None) -> bool:
-        """Whether the name says what it shall; one that was never switched keeps what a burst added to it."""
-        return wanted is _main(sets) if len(sets) > 1 else _same_record(_main(sets), wanted)
+        return [wanted_record(ctx.site(traffic.site), traffic, front_at(ctx, back), present)]
 
     def observe(self, ctx: Context, given: RestoreInput) -> Answer[SwitchOutput]:
         traffic = ctx.group.traffic
         if traffic is None:
             return Done(SwitchOutput())
         sets = record_sets(ctx.site(traffic.site), traffic)
-        present = _main(sets)
-        if not self._stands(sets, self._wanted(ctx, given, present)):
+        if not _same_sets(sets, self._wanted(ctx, given, sets)):
             return Unseen(True, f"{traffic.name} is not what it was")
-        return Done(SwitchOutput(name=traffic.name, points_at=", ".join(_values(present))))
+        return Done(SwitchOutput(name=traffic.name, points_at=", ".join(_values(_main(sets)))))
 
 
 def _alone(sets: list[Json], front: Front) -> bool:
@@ -326,20 +345,24 @@ def _alone(sets: list[Json], front: Front) -> bool:
     return len(sets) == 1 and "SetIdentifier" not in sets[0] and points_at(sets[0], front)
 
 
-def _put(ctx: Context, site: Site, traffic: Traffic, records: tuple[list[Json], Json | None]) -> None:
-    """Put one record in the place of those that stand, in one batch, which takes effect as a whole.
+def _place(record: Json) -> tuple[str, str]:
+    """What a record set at a name is told from another by, and set over by an UPSERT: its type and its identifier."""
+    return record["Type"], record.get("SetIdentifier") or ""
 
-    A record of another type can't be set over: a CNAME stands alone at its name (RFC 1034, section 3.6.2). Nor can
-    one with a routing policy (Route 53 API reference, ResourceRecordSet, Weight).
+
+def _put(ctx: Context, site: Site, traffic: Traffic, records: tuple[list[Json], list[Json]]) -> None:
+    """Put record sets in the place of those that stand, in one batch, which takes effect as a whole.
+
+    One of another type can't be set over: a CNAME stands alone at its name (RFC 1034, section 3.6.2). Nor do one with a
+    routing policy and one without stand together (Route 53 API reference, ResourceRecordSet, Weight).
     """
     present, wanted = records
+    places = {_place(item) for item in wanted}
+    gone = [item for item in present if _place(item) not in places]
     changes: list[Json] = [
-        {"Action": "DELETE", "ResourceRecordSet": item}
-        for item in present
-        if wanted is None or item["Type"] != wanted["Type"] or "SetIdentifier" in item
+        *({"Action": "DELETE", "ResourceRecordSet": item} for item in gone),
+        *({"Action": "UPSERT", "ResourceRecordSet": item} for item in wanted),
     ]
-    if wanted is not None:
-        changes.append({"Action": "UPSERT", "ResourceRecordSet": wanted})
     if changes:
         batch: Json = {"Comment": f"drpilot:{ctx.name}/{ctx.path}", "Changes": changes}
         params: Json = {"HostedZoneId": traffic.zone, "ChangeBatch": batch}
@@ -355,9 +378,14 @@ def _values(record: Json | None) -> list[str]:
     return sorted(str(item["Value"]).rstrip(".") for item in record.get("ResourceRecords") or [])
 
 
-def _same_record(left: Json | None, right: Json | None) -> bool:
-    """Whether two record sets say the same; no record is the same as an empty one."""
-    if not left or not right:
-        return not left and not right
-    same = left["Type"] == right["Type"] and ("AliasTarget" in left) == ("AliasTarget" in right)
+def _same_record(left: Json, right: Json) -> bool:
+    """Whether two record sets of one place say the same, with the same weight if any."""
+    same = ("AliasTarget" in left) == ("AliasTarget" in right) and left.get("Weight") == right.get("Weight")
     return same and left.get("TTL") == right.get("TTL") and _values(left) == _values(right)
+
+
+def _same_sets(left: list[Json], right: list[Json]) -> bool:
+    """Whether the record sets at a name are those wanted, and no others."""
+    there = {_place(item): item for item in left}
+    wanted = {_place(item): item for item in right}
+    return there.keys() == wanted.keys() and all(_same_record(there[key], wanted[key]) for key in wanted)

@@ -359,3 +359,37 @@ def test_a_failover_during_a_burst_takes_the_name_whole(world: World) -> None:
     world.begin("unburst", "home", "away").all()
     assert raw_records(world) == before
     assert (world.facts.burst["state"], alive(world)) == ("none", 0)
+
+
+def test_all_weights_of_the_owner_come_back_after_a_switch(world: World) -> None:
+    """Three record sets of the owner's become one by the switch and three again by its undo, however often."""
+    zone = world.built["hosted_zone"]
+    simple = next(item for item in raw_records(world) if item["Name"] == "shop.example.org.")
+    value = simple["ResourceRecords"][0]["Value"]
+    elsewhere = [{"Value": "green.example.net"}]
+    owners = [
+        {**simple, "SetIdentifier": "blue", "Weight": 60},
+        {**simple, "SetIdentifier": "green", "Weight": 30, "ResourceRecords": elsewhere},
+        {**simple, "SetIdentifier": "red", "Weight": 0},
+    ]
+    changes = [{"Action": "DELETE", "ResourceRecordSet": simple}]
+    changes += [{"Action": "CREATE", "ResourceRecordSet": item} for item in owners]
+    edge = world.sites["edge"]
+    edge.call(
+        "route53", "ChangeResourceRecordSets", {"HostedZoneId": zone, "ChangeBatch": {"Changes": changes}}
+    )
+    before = raw_records(world)
+    assert value.startswith("shop-lb")
+    run = world.begin("failover", "home", "away", "point1")
+    given = {"to": "target"}
+    output = run.attempt("traffic.switch", given, run.context("traffic", given)).output
+    assert records(world) == [("", None)]
+    assert (output.previous, list(output.beside)) == (owners[0], owners[1:])
+    switch = CATALOGUE["traffic.switch"]
+    back = switch.undo(switch.Input(), output)
+    assert back is not None
+    for _ in range(2):
+        undone = run.context("traffic", dict(back.given), kind="undo")
+        run.attempt(back.action, dict(back.given), undone)
+        assert raw_records(world) == before
+    assert world.mutations("edge").count("ChangeResourceRecordSets") == 3  # set up, switched, put back
