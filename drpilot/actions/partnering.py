@@ -7,9 +7,7 @@ run with it. A key pair is imported by its public half.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-from drpilot.actions.views import Nothing, describe, specification, tagged, tags_of, visible
+from drpilot.actions.views import Nothing, specification, visible
 from drpilot.domain.plain import Json
 from drpilot.domain.ports import (
     Action,
@@ -25,7 +23,8 @@ from drpilot.domain.ports import (
     StepFailed,
     Unseen,
 )
-from drpilot.inventory.making import Making, NewGroup, Rule, making, rules_of, translated
+from drpilot.inventory.grouprules import rules_of
+from drpilot.inventory.making import Lack, Making, making, ours, translated
 
 __all__ = ["Groups", "Keys", "Look", "Rules"]
 
@@ -143,7 +142,7 @@ class Groups(Action[Nothing, MadeOutput]):
         left = [each.name for each in _making(ctx).groups]
         if left:
             return Unseen(True, f"{', '.join(left)} not on {ctx.target}")
-        names = {str(row["GroupName"]) for row in _ours(ctx)}
+        names = {str(row["GroupName"]) for row in ours(ctx.site("target"), ctx.group.name)}
         return Done(MadeOutput(groups=tuple(sorted(names))))
 
 
@@ -167,17 +166,18 @@ class Rules(Action[Nothing, RulesOutput]):
 
     def start(self, ctx: Context, given: Nothing) -> Answer[RulesOutput]:
         site = ctx.site("target")
-        for row, missing, ids in _missing(ctx):
-            for rule in sorted(missing, key=repr):
-                params: Json = {"GroupId": row["GroupId"], "IpPermissions": [rule.permission(ids)]}
+        for each in _lacks(ctx):
+            for rule in sorted(each.rules, key=repr):
+                params: Json = {"GroupId": each.id, "IpPermissions": [rule.permission(each.ids)]}
                 _once(site, "AuthorizeSecurityGroupIngress", params)
         return visible(self.observe, ctx, given)
 
     def observe(self, ctx: Context, given: Nothing) -> Answer[RulesOutput]:
-        left = {str(row["GroupName"]): len(missing) for row, missing, _ in _missing(ctx) if missing}
+        left = [f"{each.name} lacks {len(each.rules)} rules" for each in _lacks(ctx) if each.rules]
         if left:
-            return Unseen(True, "; ".join(f"{name} lacks {count} rules" for name, count in left.items()))
-        counts = {str(row["GroupName"]): len(rules_of(row, {})) for row in _ours(ctx)}
+            return Unseen(True, "; ".join(left))
+        made = ours(ctx.site("target"), ctx.group.name)
+        counts = {str(row["GroupName"]): len(rules_of(row, {})) for row in made}
         return Done(RulesOutput(rules=counts))
 
 
@@ -190,28 +190,10 @@ def _once(site: Site, operation: str, params: Json) -> None:
             raise
 
 
-def _ours(ctx: Context) -> list[Json]:
-    """The security groups on the target that stand for the source's because we made them."""
-    filters = tagged(group=ctx.group.name, partner="")
-    return describe(ctx.site("target"), "DescribeSecurityGroups", "SecurityGroups", filters)
-
-
-def _missing(ctx: Context) -> Iterator[tuple[Json, frozenset[Rule], dict[str, str]]]:
-    """Each group of ours with the rules it lacks, and the ids of its neighbours by name."""
-    site = ctx.site("target")
-    ours = _ours(ctx)
-    if not ours:
-        return
-    wanted = [
-        NewGroup(str(row["GroupName"]), tags_of(row)["drpilot:partner"], str(row.get("VpcId") or ""))
-        for row in ours
-    ]
-    said = translated(ctx.group, ctx.source, (ctx.site("source"), site), wanted)
+def _lacks(ctx: Context) -> tuple[Lack, ...]:
+    """Each group of ours with the rules it lacks; StepFailed (precondition) where one has no meaning there."""
+    sides = ctx.site("source"), ctx.site("target")
+    said = translated(ctx.group, ctx.source, sides, ours(sides[1], ctx.group.name))
     if said.refused:
         raise StepFailed(FailureClass.PRECONDITION, "; ".join(said.refused))
-    everything = describe(site, "DescribeSecurityGroups", "SecurityGroups")
-    for row in ours:
-        near = [one for one in everything if one.get("VpcId") == row.get("VpcId")]
-        ids = {str(one["GroupName"]): str(one["GroupId"]) for one in near}
-        names = {id_: name for name, id_ in ids.items()}
-        yield row, said.rules.get(str(row["GroupName"]), frozenset()) - rules_of(row, names), ids
+    return said.lacks

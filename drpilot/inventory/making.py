@@ -2,8 +2,8 @@
 and security groups with the rules of those they stand for. Everything else is a person's, and is said.
 
 Networks, types, profiles and KMS keys are mapped, never made: what they are is decided over there. A rule is made only
-where it means the same on the other side: a security group by its partner, a range as it is, the whole of the source's
-network as the whole of the partner's. Looks only; the actions of `partnering.py` make.
+where it means the same on the other side: a security group by its partner in the same network, a range as it is, the
+whole of the source's network as the whole of the partner's. Looks only; the actions of `partnering.py` make.
 
 Sources: Amazon EC2 API reference (ImportKeyPair, CreateSecurityGroup, AuthorizeSecurityGroupIngress, IpPermission).
 """
@@ -12,29 +12,29 @@ from __future__ import annotations
 
 import base64
 import binascii
+import ipaddress
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any
 
 from drpilot.domain.group import Group
 from drpilot.domain.plain import Json
 from drpilot.domain.ports import Site
+from drpilot.inventory.grouprules import OWN, Rule, Words, rules_of, said
 from drpilot.inventory.parity import Ask, Parity, Stock, judge
 from drpilot.inventory.partners import look
 
 __all__ = [
+    "Lack",
     "Making",
     "NewGroup",
     "NewKey",
-    "Rule",
     "Translated",
     "lacking",
     "making",
-    "rules_of",
+    "ours",
     "translated",
 ]
-
-_CLASSIC = (("tcp", 0, 65535), ("udp", 0, 65535), ("icmp", -1, -1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,37 +55,14 @@ class NewGroup:
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
-    """Who may come in by what: `peer` is a range, or the name of a security group where `group` is true. Ports are -1
-    where the protocol has none.
-    """
-
-    protocol: str
-    low: int
-    high: int
-    peer: str
-    group: bool = False
-
-    def permission(self, ids: Mapping[str, str]) -> Json:
-        """As AuthorizeSecurityGroupIngress takes it; `ids` are those of the security groups by name."""
-        ports: Json = {} if self.protocol == "-1" else {"FromPort": self.low, "ToPort": self.high}
-        if self.group:
-            who: Json = {"UserIdGroupPairs": [{"GroupId": ids[self.peer]}]}
-        elif ":" in self.peer:
-            who = {"Ipv6Ranges": [{"CidrIpv6": self.peer}]}
-        else:
-            who = {"IpRanges": [{"CidrIp": self.peer}]}
-        return {"IpProtocol": self.protocol, **ports, **who}
-
-
-@dataclass(frozen=True, slots=True)
 class Making:
     """What will be made, and in sentences what has to be made by a person: `refused` what is made elsewhere, `mapped`
-    what never is.
+    what never is. `unfinished` are groups that an earlier run made and that lack rules still.
     """
 
     keys: tuple[NewKey, ...] = ()
     groups: tuple[NewGroup, ...] = ()
+    unfinished: tuple[str, ...] = ()
     refused: tuple[str, ...] = ()
     mapped: tuple[str, ...] = ()
 
@@ -96,6 +73,7 @@ class Making:
         return (
             *(f"key pair {each.name}" for each in self.keys),
             *(f"security group {name}" for name in groups),
+            *(f"rules of security group {name}" for name in self.unfinished),
         )
 
 
@@ -118,9 +96,12 @@ def making(group: Group, active: str, sites: Callable[[str], Site]) -> Making:
             groups += _groups(each.ask, group.mapping(active).subnets, stock)
         elif each.finding is not None:
             mapped.append(f"{each.finding.message}: {each.finding.hint}")
-    if groups:
-        refused += translated(group, active, (home, away), groups).refused
-    return Making(tuple(keys), tuple(groups), tuple(dict.fromkeys(refused)), tuple(mapped))
+    made = ours(away, group.name)
+    said = translated(group, active, (home, away), made, groups)
+    unfinished = tuple(dict.fromkeys(each.name for each in said.lacks if each.rules))
+    if keys or groups or unfinished:  # else no run will be begun that could stop at it
+        refused += said.refused
+    return Making(tuple(keys), tuple(groups), unfinished, tuple(dict.fromkeys(refused)), tuple(mapped))
 
 
 # -- key pairs -------------------------------------------------------------------------------------------
@@ -160,93 +141,148 @@ def _groups(ask: Ask, subnets: Mapping[str, str], stock: Stock) -> Iterator[NewG
         yield NewGroup(ask.name, ask.source, vpc)
 
 
+def ours(site: Site, group: str) -> tuple[Json, ...]:
+    """The security groups on a site that stand for those of the other side because we made them."""
+    filters = [
+        {"Name": "tag:drpilot:group", "Values": [group]},
+        {"Name": "tag-key", "Values": ["drpilot:partner"]},
+    ]
+    return tuple(_described(site, "DescribeSecurityGroups", "SecurityGroups", filters))
+
+
+@dataclass(frozen=True, slots=True)
+class Lack:
+    """A security group of ours over there: the rules it has not and must have, and its neighbours' ids by name."""
+
+    id: str
+    name: str
+    rules: frozenset[Rule]
+    ids: Mapping[str, str]
+
+
 @dataclass(frozen=True, slots=True)
 class Translated:
-    """The rules that each group over there must have, by its name, and sentences about those that have no meaning."""
+    """What each group of ours over there lacks, and sentences about rules that have no meaning there."""
 
-    rules: Mapping[str, frozenset[Rule]] = field(default_factory=dict)
+    lacks: tuple[Lack, ...] = ()
     refused: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class _Words:
-    """How a rule of the source is said on the target."""
+class _Here:
+    """A side with its security groups and networks; a network is None where it is not known."""
 
-    names: Mapping[str, str]  # of the source's security groups, by their ids
-    partners: Mapping[str, str]
-    networks: Mapping[str, str]  # the whole network of the source → that of the target
-    networked: bool  # whether the target has networks
+    site: Site
+    rows: tuple[Json, ...]
+    networks: Mapping[str, str]
+
+    @classmethod
+    def of(cls, site: Site) -> _Here:
+        rows = tuple(_described(site, "DescribeSecurityGroups", "SecurityGroups", []))
+        nets = _described(site, "DescribeVpcs", "Vpcs", []) if "vpc" in site.capabilities else []
+        return cls(site, rows, {str(row["VpcId"]): str(row["CidrBlock"]) for row in nets})
+
+    def names(self, vpc: str | None = None) -> dict[str, str]:
+        """Ids → names of the groups in a network (empty where the cloud has none), or in all."""
+        near = [row for row in self.rows if vpc in (None, str(row.get("VpcId") or ""))]
+        return {str(row["GroupId"]): str(row["GroupName"]) for row in near}
+
+    def words(self, vpc: str, near: Mapping[str, str], *, networked: bool) -> Words:
+        """How the rules of a group in `vpc` are said; `near` are the names that its peers may have by their ids."""
+        cidr = self.networks.get(vpc)
+        return Words(near, network=ipaddress.ip_network(cidr) if cidr else None, networked=networked)
 
 
-def translated(group: Group, active: str, sides: tuple[Site, Site], wanted: Iterable[NewGroup]) -> Translated:
-    """The rules of the source's groups in the words of the other side. Reads only; raises CloudError."""
-    home, away = sides
-    wanted = tuple(wanted)
-    listed = _described(home, "DescribeSecurityGroups", "SecurityGroups", [])
-    targets = sorted({each.vpc for each in wanted if each.vpc})
-    words = _Words(
-        {str(row["GroupId"]): str(row["GroupName"]) for row in listed},
-        group.mapping(active).security_groups,
-        _networks(home, away, {str(row.get("VpcId") or "") for row in listed} - {""}, targets),
-        "vpc" in away.capabilities,
-    )
-    rules, refused = dict[str, frozenset[Rule]](), list[str]()
-    for each in wanted:
-        rows = [row for row in listed if each.source in (row["GroupName"], row["GroupId"])]
+def translated(
+    group: Group, active: str, sides: tuple[Site, Site], made: Iterable[Json], more: Iterable[NewGroup] = ()
+) -> Translated:
+    """The source's rules in the words of the other side, against what the groups there that we `made` let in already;
+    `more` are groups still to be made. Reads only; raises CloudError.
+    """
+    made, more = tuple(made), tuple(more)
+    if not made and not more:
+        return Translated()
+    home, away = _Here.of(sides[0]), _Here.of(sides[1])
+    known, networked = group.mapping(active).security_groups, "vpc" in sides[1].capabilities
+    lacks, refused = list[Lack](), list[str]()
+    standing = [NewGroup(str(row["GroupName"]), _partner(row), str(row.get("VpcId") or "")) for row in made]
+    for at, each in enumerate((*standing, *more)):
+        there = away.names(each.vpc)
+        names = {*there.values(), *(one.name for one in more if one.vpc == each.vpc)}
+        rows = [row for row in home.rows if each.source in (row["GroupName"], row["GroupId"])]
         if not rows:
             refused.append(
                 f"security group {each.source} is not on {active}: nobody knows the rules of {each.name}"
             )
             continue
-        found, why = _said(rows[0], words)
-        rules[each.name] = rules.get(each.name, frozenset()) | found
+        words = home.words(str(rows[0].get("VpcId") or ""), home.names(), networked=networked)
+        called = {words.names.get(key, key): there.get(name, name) for key, name in known.items()}
+        words = replace(words, partners=called)
+        wanted, why = _meant(rows[0], words, _Target(each, away.networks.get(each.vpc), frozenset(names)))
         refused += [f"security group {each.name}: {text}" for text in why]
-    return Translated(rules, tuple(dict.fromkeys(refused)))
+        if at < len(made):
+            lacks.append(_lack(made[at], wanted, away))
+    return Translated(tuple(lacks), tuple(dict.fromkeys(refused)))
 
 
-def _said(row: Mapping[str, Any], words: _Words) -> tuple[frozenset[Rule], list[str]]:
+def _partner(row: Json) -> str:
+    tags = {str(tag["Key"]): str(tag.get("Value", "")) for tag in row.get("Tags") or ()}
+    return tags["drpilot:partner"]
+
+
+def _lack(row: Json, wanted: frozenset[Rule], away: _Here) -> Lack:
+    """What a group of ours lacks of what is wanted, as it can be asked for: its own network by its range."""
+    vpc = str(row.get("VpcId") or "")
+    near = away.names(vpc)
+    words = away.words(vpc, near, networked="vpc" in away.site.capabilities)
+    have = {one for rule in rules_of(row, words.names) for one in said(rule, words)}
+    left = frozenset(
+        replace(rule, peer=away.networks[vpc]) if rule.peer == OWN else rule for rule in wanted - have
+    )
+    ids = {name: id_ for id_, name in near.items()}
+    return Lack(str(row["GroupId"]), str(row["GroupName"]), left, ids)
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """The group over there, the range of its network if it has one, and the groups its rules can name."""
+
+    group: NewGroup
+    network: str | None
+    names: frozenset[str]
+
+
+def _meant(row: Json, words: Words, target: _Target) -> tuple[frozenset[Rule], list[str]]:
+    """The rules of a source's group that have a meaning over there, and why the others have none."""
     found, why = set[Rule](), list[str]()
-    for rule in rules_of(row, words.names):
-        peer = words.partners.get(rule.peer) if rule.group else words.networks.get(rule.peer, rule.peer)
-        if peer is None:
-            why.append(f"lets in {rule.peer}, which has no partner under map.security_groups")
-        elif peer == "":
-            why.append(f"lets in its network {rule.peer}, and the other side's is not known")
-        elif ":" in peer and not words.networked:
-            why.append(f"lets in {peer}, which a cloud without networks knows nothing of")
+    for rule in sorted(rules_of(row, words.names), key=lambda one: one.text):
+        problem = _meaningless(rule, words, target)
+        if problem:
+            why.append(f"lets in {problem}")
         else:
-            found |= {Rule(*what, peer, rule.group) for what in _protocols(rule, words)}
-    why += [f"lets in prefix list {item['PrefixListId']}" for item in _prefixes(row)]
+            found |= said(rule, words)
     if _closed(row):
         why.append("limits what goes out, which is not carried over")
     return frozenset(found), why
 
 
-def _protocols(rule: Rule, words: _Words) -> tuple[tuple[str, int, int], ...]:
-    """Without networks protocols are named one by one (EC2 API reference, AuthorizeSecurityGroupIngress)."""
-    if rule.protocol == "-1" and not words.networked:
-        return _CLASSIC
-    return ((rule.protocol, rule.low, rule.high),)
-
-
-def rules_of(row: Mapping[str, Any], names: Mapping[str, str]) -> frozenset[Rule]:
-    """What a described security group lets in, prefix lists left out; its groups called as `names` calls their ids."""
-    found = set[Rule]()
-    for given in row.get("IpPermissions") or ():
-        protocol = str(given.get("IpProtocol", "-1"))
-        ports = (
-            (-1, -1) if protocol == "-1" else (int(given.get("FromPort", -1)), int(given.get("ToPort", -1)))
-        )
-        for pair in given.get("UserIdGroupPairs") or ():
-            id_ = str(pair.get("GroupId") or "")
-            found.add(Rule(protocol, *ports, names.get(id_) or str(pair.get("GroupName") or id_), group=True))
-        found |= {Rule(protocol, *ports, str(item["CidrIp"])) for item in given.get("IpRanges") or ()}
-        found |= {Rule(protocol, *ports, str(item["CidrIpv6"])) for item in given.get("Ipv6Ranges") or ()}
-    return frozenset(found)
-
-
-def _prefixes(row: Mapping[str, Any]) -> list[Json]:
-    return [item for given in row.get("IpPermissions") or () for item in given.get("PrefixListIds") or ()]
+def _meaningless(rule: Rule, words: Words, target: _Target) -> str:
+    """Why a rule can't be made over there; empty where it can."""
+    peer = rule.peer
+    if rule.group:
+        partner = words.partners.get(peer)
+        if partner is None:
+            return f"{peer}, which has no partner under map.security_groups"
+        where = f"in {target.group.vpc}" if target.group.vpc else "there"
+        return "" if partner in target.names else f"{peer}, whose partner {partner} is not {where}"
+    if peer.startswith("pl-"):
+        return f"prefix list {peer}"
+    if words.within(peer) and not words.whole(peer):
+        return f"{peer}, a part of its network, and which part that is over there only a person knows"
+    if words.within(peer) and target.network is None:
+        return f"its network {peer}, and the other side's is not known"
+    unknown = ":" in peer and not words.networked
+    return f"{peer}, which a cloud without networks knows nothing of" if unknown else ""
 
 
 def _closed(row: Mapping[str, Any]) -> bool:
@@ -255,19 +291,6 @@ def _closed(row: Mapping[str, Any]) -> bool:
     everywhere = [rule for rule in given if str(rule.get("IpProtocol")) == "-1"]
     ranges = {item["CidrIp"] for rule in everywhere for item in rule.get("IpRanges") or ()}
     return bool(row.get("VpcId")) and "IpPermissionsEgress" in row and "0.0.0.0/0" not in ranges
-
-
-def _networks(home: Site, away: Site, theirs: Iterable[str], ours: list[str]) -> dict[str, str]:
-    """The whole of each of the source's networks → the whole of the target's; empty text where that is not one."""
-    if "vpc" not in home.capabilities:
-        return {}
-    wanted = set(theirs)
-    rows = [row for row in _described(home, "DescribeVpcs", "Vpcs", []) if row["VpcId"] in wanted]
-    there = ""
-    if len(ours) == 1:
-        found = _described(away, "DescribeVpcs", "Vpcs", [{"Name": "vpc-id", "Values": ours}])
-        there = str(found[0]["CidrBlock"]) if found else ""
-    return {str(row["CidrBlock"]): there for row in rows}
 
 
 def _described(site: Site, operation: str, member: str, filters: list[Json]) -> list[Json]:

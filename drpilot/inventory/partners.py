@@ -12,12 +12,14 @@ import hashlib
 import ipaddress
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 from drpilot.domain.group import Group
 from drpilot.domain.path import path_between
 from drpilot.domain.plain import Json
 from drpilot.domain.ports import CloudError, FailureClass, Site
+from drpilot.inventory.grouprules import Words, rules_of, said
 from drpilot.inventory.parity import Ask, KeyPair, Network, Parity, Stock, asks, judge
 from drpilot.inventory.resources import FILTER_VALUES, chunks, lacking, refused
 
@@ -65,11 +67,8 @@ def look(group: Group, active: str, sites: Callable[[str], Site], *, alone: bool
     rules, source_rules = dict[str, frozenset[str]](), dict[str, frozenset[str]]()
     if home is not None and wanted.get("security_groups"):
         theirs = sorted({network.vpc for network in seen.values() if network.vpc})
-        names = group.mapping(active).security_groups
-        rules = eye.told("rules", lambda: _rules(eye.site, vpcs, {}), {})
-        source_rules = home.told("rules", lambda: _rules(home.site, theirs, names), {})
-        if "rules" in home.untold or "rules" in eye.untold:
-            rules = {}
+        known = group.mapping(active).security_groups
+        source_rules, rules = _rules(known, (home, theirs), (eye, vpcs))
     return Stock(
         zones=eye.told("zones", lambda: _zones(eye.site), frozenset())
         if wanted.get("zones") or not networks
@@ -212,56 +211,48 @@ def _groups(site: Site, vpcs: Sequence[str]) -> dict[str, frozenset[str]]:
     return {vpc: frozenset(names) for vpc, names in found.items()}
 
 
-def _rules(site: Site, vpcs: Sequence[str], names: Mapping[str, str]) -> dict[str, frozenset[str]]:
-    """What each security group lets in, one text a rule: `tcp 8080 from 0.0.0.0/0`, `tcp 5432 from shop-app`.
-
-    Groups are called as `names` calls them on the other side, and the site's own network is called that: each side has
-    another.
+def _rules(
+    partners: Mapping[str, str], here: tuple[_Eye, Sequence[str]], there: tuple[_Eye, Sequence[str]]
+) -> tuple[dict[str, frozenset[str]], dict[str, frozenset[str]]]:
+    """What the security groups of both sides let in, by name and by id, one text a rule, in words that mean the same on
+    both; nothing where a side does not tell.
     """
+    listed = [eye.told("rules", partial(_guarded, eye.site, vpcs), None) for eye, vpcs in (here, there)]
+    mine, theirs = listed
+    if mine is None or theirs is None:
+        return {}, {}
+    networked = "vpc" in there[0].site.capabilities
+    called = {mine.names.get(key, key): theirs.names.get(name, name) for key, name in partners.items()}
+    return mine.said(called, networked=networked), theirs.said({}, networked=networked)
+
+
+@dataclass(frozen=True, slots=True)
+class _Guarded:
+    """The security groups of some networks of a side, and the ranges of those networks."""
+
+    rows: list[dict[str, Any]]
+    names: dict[str, str]
+    networks: dict[str, ipaddress.IPv4Network | ipaddress.IPv6Network]
+
+    def said(self, partners: Mapping[str, str], *, networked: bool) -> dict[str, frozenset[str]]:
+        """Name and id → the texts of the rules."""
+        found: dict[str, frozenset[str]] = {}
+        for row in self.rows:
+            words = Words(self.names, partners, self.networks.get(str(row.get("VpcId"))), networked)
+            texts = frozenset(one.text for rule in rules_of(row, self.names) for one in said(rule, words))
+            found[str(row["GroupName"])] = found[str(row["GroupId"])] = texts
+        return found
+
+
+def _guarded(site: Site, vpcs: Sequence[str]) -> _Guarded | None:
     params: Json = {"Filters": [{"Name": "vpc-id", "Values": list(vpcs)}]} if vpcs else {}
     rows = list(_rows(site, "DescribeSecurityGroups", "SecurityGroups", params))
-    known = {str(row["GroupId"]): str(row["GroupName"]) for row in rows}
-    nets = {}
-    if vpcs:
-        for row in _rows(site, "DescribeVpcs", "Vpcs", params):
-            nets[str(row["VpcId"])] = ipaddress.ip_network(row["CidrBlock"])
-    found: dict[str, frozenset[str]] = {}
-    for row in rows:
-        said = set[str]()
-        for rule in row.get("IpPermissions") or ():
-            what = _protocol(rule)
-            said |= {
-                f"{what} from {peer}" for peer in _peers(rule, known, names, nets.get(str(row.get("VpcId"))))
-            }
-        found[str(row["GroupName"])] = found[str(row["GroupId"])] = frozenset(said)
-    return found
-
-
-def _protocol(rule: Mapping[str, Any]) -> str:
-    name = str(rule.get("IpProtocol", "-1"))
-    if name == "-1":
-        return "everything"
-    low, high = rule.get("FromPort"), rule.get("ToPort")
-    ports = str(low) if low == high else f"{low}-{high}"
-    return name if low in (None, -1) or (low, high) == (0, 65535) else f"{name} {ports}"
-
-
-def _peers(
-    rule: Mapping[str, Any],
-    known: Mapping[str, str],
-    names: Mapping[str, str],
-    network: ipaddress.IPv4Network | ipaddress.IPv6Network | None,
-) -> Iterator[str]:
-    """Who a rule is for, in words that mean the same on both sides."""
-    for item in rule.get("UserIdGroupPairs") or ():
-        name = item.get("GroupName") or known.get(str(item.get("GroupId")), str(item.get("GroupId")))
-        yield names.get(name, name)
-    for item in rule.get("IpRanges") or ():
-        cidr = ipaddress.ip_network(item["CidrIp"], strict=False)
-        own = network is not None and cidr.version == network.version and cidr.prefixlen >= network.prefixlen
-        yield "its own network" if own and cidr.network_address in network else str(cidr)  # type: ignore[operator]
-    yield from (str(item["CidrIpv6"]) for item in rule.get("Ipv6Ranges") or ())
-    yield from (str(item["PrefixListId"]) for item in rule.get("PrefixListIds") or ())
+    nets = _rows(site, "DescribeVpcs", "Vpcs", params) if vpcs else ()
+    return _Guarded(
+        rows,
+        {str(row["GroupId"]): str(row["GroupName"]) for row in rows},
+        {str(row["VpcId"]): ipaddress.ip_network(row["CidrBlock"]) for row in nets},
+    )
 
 
 def key_state(site: Site, key: str) -> str:

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from drpilot.base.errors import DrpilotError
-from drpilot.inventory.making import Making, Rule, making
+from drpilot.inventory.grouprules import Rule
+from drpilot.inventory.making import Making, making
 from drpilot.services.begin import Asking, begin, propose
 from drpilot.services.migration import require_surroundings, surroundings
 from drpilot.services.partnerlook import partner_checks
@@ -96,6 +97,23 @@ def test_groups_are_made_with_the_rules_of_those_they_stand_for(bare: tuple[Unli
     assert _configured(house).result == "succeeded"  # once more: nothing is left to make
     assert unlike.world.things("away") == before
     assert preview(house.house, view.document, "shop.yaml").errors == ()
+
+
+def test_what_was_made_without_its_rules_is_finished_by_the_next_run(bare: tuple[UnlikeWorld, Shop]) -> None:
+    """A run that stopped at the rules leaves groups behind: they are no whole thing, and the next run has them."""
+    unlike, house = bare
+    view, _ = protect(house.house, unlike.world.text, "shop.yaml", make_missing=True)
+    unlike.world.fault("away", "error-5xx:ec2.AuthorizeSecurityGroupIngress@2+")
+    stopped = _configured(house)
+    assert (stopped.result, stopped.steps["rules"].state) == ("failed", "failed")
+    unlike.world.heal("away")
+    left = surroundings(house.house, view).making.names
+    assert left != ()
+    assert all(name.startswith("rules of security group shop-") for name in left)
+    assert preview(house.house, view.document, "shop.yaml", make_missing=True).made == left
+    ended = _configured(house)
+    assert ended.steps["rules"].output["rules"] == {"shop-db": 3, "shop-app": 2, "shop-web": 1}
+    assert surroundings(house.house, view).making.names == ()
 
 
 def test_a_rule_without_meaning_there_is_said_before_anything_is_made(bare: tuple[UnlikeWorld, Shop]) -> None:
