@@ -15,19 +15,10 @@ import hashlib
 from datetime import timedelta
 from pathlib import Path
 
-from drpilot.actions.burst_traffic import extra_record
 from drpilot.actions.carry import metadata_options
 from drpilot.actions.growth import Numbers, set_numbers
 from drpilot.actions.members import GroupView, group_view, scaling_of, tier_of
-from drpilot.actions.traffic import (
-    front_at,
-    front_tier,
-    plain_record,
-    points_at,
-    record_of,
-    record_sets,
-)
-from drpilot.actions.views import Seen, describe, first, images, specification, tag_list, visible
+from drpilot.actions.views import describe, first, specification, tag_list, tags_of, visible
 from drpilot.base.clock import rfc3339
 from drpilot.domain.burst import resource_name
 from drpilot.domain.group import Tier
@@ -54,10 +45,13 @@ __all__ = [
     "Begin",
     "Group",
     "Grow",
-    "Ready",
     "Template",
     "TierInput",
     "extra",
+    "image_of",
+    "ours",
+    "squatters",
+    "standby_of",
 ]
 
 _CARRIED = (
@@ -96,7 +90,38 @@ def extra(ctx: Context, tier: Tier) -> GroupView | None:
     return group_view(ctx.site("target"), _name(ctx, tier))
 
 
-def _standby(ctx: Context, tier: Tier) -> GroupView:
+def ours(ctx: Context, tier: Tier) -> GroupView | None:
+    """The extra group, if it is one that we made for this group; StepFailed (conflict) where it is somebody else's."""
+    found = extra(ctx, tier)
+    if found is not None and not _is_ours(ctx, found.raw):
+        text = f"scaling group {found.name} on {ctx.target} does not carry our tag: it is left alone"
+        raise StepFailed(FailureClass.CONFLICT, text)
+    return found
+
+
+def _is_ours(ctx: Context, found: Json) -> bool:
+    return tags_of(found).get("drpilot:group") == ctx.group.name
+
+
+def squatters(ctx: Context, tier: Tier) -> tuple[str, ...]:
+    """What stands under the names of a burst that has not begun yet and is not ours, each in words.
+
+    A launch configuration takes no tags. Ours is seen to be gone before a burst is over (`burst.verify`), so that one
+    which stands before the next begins is somebody's.
+    """
+    site, name = ctx.site("target"), _name(ctx, tier)
+    group = extra(ctx, tier)
+    found = [f"scaling group {name}"] if group is not None and not _is_ours(ctx, group.raw) else []
+    if _by_template(ctx, tier):
+        template = _template(site, name)
+        found += [f"launch template {name}"] if template is not None and not _is_ours(ctx, template) else []
+    else:
+        found += [f"launch configuration {name}"] if _configuration(site, name) is not None else []
+    return tuple(found)
+
+
+def standby_of(ctx: Context, tier: Tier) -> GroupView:
+    """The standby's scaling group on the target; StepFailed (precondition) where it is not built."""
     key = scaling_of(tier).key
     found = group_view(ctx.site("target"), key)
     if found is None:
@@ -105,97 +130,14 @@ def _standby(ctx: Context, tier: Tier) -> GroupView:
     return found
 
 
-def _image(ctx: Context, tier: Tier) -> str:
+def image_of(ctx: Context, tier: Tier) -> str:
+    """The id of the point's image for a tier; StepFailed (precondition) where it has none."""
     key = scaling_of(tier).key
     try:
         return ctx.point(ctx.point_id).replica(key, "image").id
     except KeyError:
         text = f"point {ctx.point_id} has no image of {key}"
         raise StepFailed(FailureClass.PRECONDITION, text) from None
-
-
-class ReadyOutput(Model):
-    """What was looked at, all of it as it must be; the image and type the extra machines will have."""
-
-    checks: tuple[Seen, ...]
-    image: str
-    type: str
-
-
-class Ready(Action[TierInput, ReadyOutput]):
-    """Everything a burst needs, looked at before anything is made: the standby's group behind a load balancer, the
-    image of the point, and a name that leads to the active side by a record that may be given a weight.
-    """
-
-    name = "check.burst_ready"
-    summary = "the standby's group, the image, the load balancer and the name are fit for a burst"
-    idempotency = Idempotency.PURE
-    effect = Effect.NONE
-    permissions = (
-        "autoscaling:DescribeAutoScalingGroups",
-        "ec2:DescribeImages",
-        "elasticloadbalancing:DescribeLoadBalancers",
-        "route53:ListResourceRecordSets",
-        "route53:GetHostedZone",
-    )
-    at = ("target", "source")
-    Input = TierInput
-    Output = ReadyOutput
-
-    def start(self, ctx: Context, given: TierInput) -> Answer[ReadyOutput]:
-        return self.observe(ctx, given)
-
-    def observe(self, ctx: Context, given: TierInput) -> Answer[ReadyOutput]:
-        tier, site = tier_of(ctx, given.tier), ctx.site("target")
-        standby, image = _standby(ctx, tier), _image(ctx, tier)
-        behind = [*(standby.raw.get("TargetGroupARNs") or []), *(standby.raw.get("LoadBalancerNames") or [])]
-        there = first(images(site, [{"Name": "image-id", "Values": [image]}]))
-        state = str(there["State"]) if there is not None else "gone"
-        checks = [
-            Seen.of(
-                ctx,
-                standby.name,
-                bool(behind),
-                ("behind a load balancer", ", ".join(behind) or "behind none"),
-            ),
-            Seen.of(ctx, image, state == "available", ("available", state)),
-            self._entry(ctx, tier),
-        ]
-        bad = [item for item in checks if not item.ok]
-        if bad:
-            text = "; ".join(
-                f"{item.name}: expected {item.expected}, observed {item.observed}" for item in bad
-            )
-            raise StepFailed(FailureClass.PRECONDITION, text)
-        size = str(launched_by(site, standby.raw)[1].get("InstanceType") or "")
-        return Done(ReadyOutput(checks=tuple(checks), image=image, type=size))
-
-    @staticmethod
-    def _entry(ctx: Context, tier: Tier) -> Seen:
-        """The one entry point: the group's name, which leads to the active side by weights or by none."""
-        traffic, front = ctx.group.traffic, front_tier(ctx)
-        if traffic is None or front[1] is None or front[0].name != tier.name:
-            name = f"tier {tier.name}"
-            return Seen.of(ctx, name, False, ("the tier that the group's name leads to", "it is not"))
-        sets = record_sets(ctx.site(traffic.site), traffic)
-        wrong = _unweighable(sets)
-        home = record_of(ctx.site(traffic.site), traffic)
-        if wrong or not points_at(home, front_at(ctx, "source")):
-            observed = wrong or "it leads elsewhere"
-            return Seen.of(ctx, traffic.name, False, (f"a record that leads to {ctx.source}", observed))
-        extra_record(ctx, plain_record(home) or {})
-        return Seen.of(ctx, traffic.name, True, (f"leads to {ctx.source}", f"leads to {ctx.source}"))
-
-
-def _unweighable(sets: list[Json]) -> str:
-    """Why no weighted set can stand beside these; empty where one can.
-
-    Where all weights are 0 Route 53 sends users to all alike, and one more set would get them all.
-    """
-    governed = [item for item in sets if "SetIdentifier" in item]
-    if any(item.get("Weight") is None for item in governed):
-        return "another routing policy"
-    return "all its weights are 0" if governed and not any(int(item["Weight"]) for item in governed) else ""
 
 
 class BeginInput(Model):
@@ -270,21 +212,30 @@ def _user_data(ctx: Context) -> Json:
 
 def _launch_data(ctx: Context, tier: Tier) -> Json:
     """What the standby's group launches, with the image of the point, in the words of a launch template."""
-    _, data, _ = launched_by(ctx.site("target"), _standby(ctx, tier).raw)
+    _, data, _ = launched_by(ctx.site("target"), standby_of(ctx, tier).raw)
     carried: Json = {key: data[key] for key in _CARRIED if data.get(key)}
     options = metadata_options(data.get("MetadataOptions") or {})
     if options:
         carried["MetadataOptions"] = options
-    return {**carried, **_user_data(ctx), "ImageId": _image(ctx, tier)}
+    return {**carried, **_user_data(ctx), "ImageId": image_of(ctx, tier)}
 
 
 def _by_template(ctx: Context, tier: Tier) -> bool:
-    return not _standby(ctx, tier).raw.get("LaunchConfigurationName")
+    return not standby_of(ctx, tier).raw.get("LaunchConfigurationName")
 
 
 def _template(site: Site, name: str) -> Json | None:
     filters: list[Json] = [{"Name": "launch-template-name", "Values": [name]}]
     return first(describe(site, "DescribeLaunchTemplates", "LaunchTemplates", filters))
+
+
+def _our_template(ctx: Context, name: str) -> Json | None:
+    """The launch template of that name; StepFailed (conflict) where it does not carry our tag."""
+    found = _template(ctx.site("target"), name)
+    if found is not None and not _is_ours(ctx, found):
+        text = f"launch template {name} on {ctx.target} does not carry our tag: it is left alone"
+        raise StepFailed(FailureClass.CONFLICT, text)
+    return found
 
 
 def _configuration(site: Site, name: str) -> Json | None:
@@ -340,7 +291,7 @@ class Template(Action[TierInput, BurstOutput]):
         if not _by_template(ctx, tier):
             if _configuration(site, name) is None:
                 site.call("autoscaling", "CreateLaunchConfiguration", _as_configuration(name, data))
-        elif _template(site, name) is None:
+        elif _our_template(ctx, name) is None:
             tags = ctx.tags(tier=tier.name, member=name, burst="true")
             params: Json = {
                 "LaunchTemplateName": name,
@@ -353,7 +304,7 @@ class Template(Action[TierInput, BurstOutput]):
     def observe(self, ctx: Context, given: TierInput) -> Answer[BurstOutput]:
         tier, site = tier_of(ctx, given.tier), ctx.site("target")
         name = _name(ctx, tier)
-        found = _template(site, name) if _by_template(ctx, tier) else _configuration(site, name)
+        found = _our_template(ctx, name) if _by_template(ctx, tier) else _configuration(site, name)
         if found is None:
             return Unseen(True, f"there is no {name} on {ctx.target}")
         return Done(BurstOutput(tier=tier.name, group=name))
@@ -392,7 +343,7 @@ class Group(Action[GroupInput, BurstOutput]):
 
     def start(self, ctx: Context, given: GroupInput) -> Answer[BurstOutput]:
         tier, site = tier_of(ctx, given.tier), ctx.site("target")
-        if extra(ctx, tier) is None:
+        if ours(ctx, tier) is None:
             try:
                 site.call("autoscaling", "CreateAutoScalingGroup", self._params(ctx, tier, given.maximum))
             except CloudError as error:
@@ -405,7 +356,7 @@ class Group(Action[GroupInput, BurstOutput]):
 
     @staticmethod
     def _params(ctx: Context, tier: Tier, maximum: int) -> Json:
-        site, name, raw = ctx.site("target"), _name(ctx, tier), _standby(ctx, tier).raw
+        site, name, raw = ctx.site("target"), _name(ctx, tier), standby_of(ctx, tier).raw
         placed: Json = {key: raw[key] for key in _PLACED if raw.get(key)}
         if "VPCZoneIdentifier" not in placed:
             placed["AvailabilityZones"] = raw["AvailabilityZones"]
@@ -413,7 +364,7 @@ class Group(Action[GroupInput, BurstOutput]):
             if raw.get(behind):
                 placed[behind] = list(raw[behind])
         if _by_template(ctx, tier):
-            template = _template(site, name)
+            template = _our_template(ctx, name)
             if template is None:
                 text = f"launch template {name} is not listed yet"
                 raise CloudError(FailureClass.TRANSIENT, "NotListedYet", text, happened="no", site=site.name)
@@ -425,7 +376,7 @@ class Group(Action[GroupInput, BurstOutput]):
 
     def observe(self, ctx: Context, given: GroupInput) -> Answer[BurstOutput]:
         tier = tier_of(ctx, given.tier)
-        found = extra(ctx, tier)
+        found = ours(ctx, tier)
         if found is None:
             return Unseen(True, f"there is no group {_name(ctx, tier)} on {ctx.target}")
         return Done(BurstOutput(tier=tier.name, group=found.name))
@@ -468,12 +419,13 @@ class Grow(Action[GrowInput, BurstOutput]):
 
     def start(self, ctx: Context, given: GrowInput) -> Answer[BurstOutput]:
         numbers = Numbers(minimum=given.capacity, maximum=given.maximum, desired=given.capacity)
-        set_numbers(ctx.site("target"), _name(ctx, tier_of(ctx, given.tier)), numbers)
+        if ours(ctx, tier_of(ctx, given.tier)) is not None:
+            set_numbers(ctx.site("target"), _name(ctx, tier_of(ctx, given.tier)), numbers)
         return visible(self.observe, ctx, given)
 
     def observe(self, ctx: Context, given: GrowInput) -> Answer[BurstOutput]:
         tier = tier_of(ctx, given.tier)
-        found = extra(ctx, tier)
+        found = ours(ctx, tier)
         if found is None:
             raise StepFailed(FailureClass.NOT_FOUND, f"there is no group {_name(ctx, tier)} on {ctx.target}")
         if found.minimum < given.capacity:

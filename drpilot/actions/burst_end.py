@@ -6,11 +6,11 @@ what carries this group's name for it and our tag is touched.
 
 from __future__ import annotations
 
-from drpilot.actions.burst import TierInput, extra
+from drpilot.actions.burst import TierInput, ours
 from drpilot.actions.burst_health import target_states
 from drpilot.actions.growth import Numbers, set_numbers
 from drpilot.actions.members import GroupView, suspended, tier_of
-from drpilot.actions.views import describe, instances, not_found, tags_of, visible
+from drpilot.actions.views import describe, instances, not_found, visible
 from drpilot.domain.burst import resource_name
 from drpilot.domain.plain import Json
 from drpilot.domain.ports import (
@@ -44,12 +44,7 @@ class EndOutput(Model):
 
 
 def _ours(ctx: Context, given: TierInput) -> GroupView | None:
-    """The extra group, if it is one that we made for this group."""
-    found = extra(ctx, tier_of(ctx, given.tier))
-    if found is not None and tags_of(found.raw).get("drpilot:group") != ctx.group.name:
-        text = f"scaling group {found.name} on {ctx.target} does not carry our tag: it is left alone"
-        raise StepFailed(FailureClass.CONFLICT, text)
-    return found
+    return ours(ctx, tier_of(ctx, given.tier))
 
 
 def _name(ctx: Context, given: TierInput) -> str:

@@ -25,7 +25,7 @@ from drpilot.actions.traffic import (
     wanted_record,
 )
 from drpilot.actions.views import Nothing
-from drpilot.domain.burst import extra_weight, shares
+from drpilot.domain.burst import extra_weight, shares, unreachable
 from drpilot.domain.group import Traffic
 from drpilot.domain.plain import Json
 from drpilot.domain.ports import (
@@ -43,7 +43,7 @@ from drpilot.domain.ports import (
     Waiting,
 )
 
-__all__ = ["Drain", "Forgotten", "ForgottenInput", "Share", "Unshare", "extra_record"]
+__all__ = ["Drain", "Forgotten", "ForgottenInput", "Share", "Unshare", "extra_record", "owned_weight"]
 
 ALIAS_TTL_S = 60
 """What Route 53 answers with for an alias to a load balancer (developer guide, alias and non-alias records)."""
@@ -117,6 +117,12 @@ def _weights(sets: list[Json]) -> dict[str, int]:
     return {item["SetIdentifier"]: int(item["Weight"]) for item in sets if item.get("Weight") is not None}
 
 
+def owned_weight(sets: list[Json]) -> int | None:
+    """The sum of the weights that the owner gave the name, which a burst keeps; None where it has given none."""
+    owners = [item for item in sets if item.get("SetIdentifier") not in (None, HOME_SET, BURST_SET)]
+    return sum(int(item.get("Weight") or 0) for item in owners) if owners else None
+
+
 def _ttl_s(record: Json | None) -> int:
     return 0 if record is None else int(record.get("TTL") or ALIAS_TTL_S)
 
@@ -174,9 +180,13 @@ class Share(Action[ShareInput, SharesOutput]):
             text = f"{traffic.name} does not lead to {ctx.source}"
             raise StepFailed(FailureClass.PRECONDITION, text)
         extra = extra_record(ctx, home)
-        owners = [item for item in sets if item.get("SetIdentifier") not in (None, HOME_SET, BURST_SET)]
-        if owners:
-            weight = extra_weight(sum(int(item["Weight"]) for item in owners), percent)
+        standing = owned_weight(sets)
+        if standing is not None:
+            short = unreachable(standing, percent)
+            if short:  # the owner has changed them since `check.burst_ready` looked
+                text = f"{traffic.name} can't send {percent} % of the users to {ctx.target}: {short}"
+                raise StepFailed(FailureClass.PRECONDITION, text)
+            weight = extra_weight(standing, percent)
             return [{**extra, "SetIdentifier": BURST_SET, "Weight": weight}]
         ours, theirs = shares(percent)
         return [

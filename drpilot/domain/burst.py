@@ -13,6 +13,7 @@ from drpilot.base.clock import from_micros, parse_time
 
 __all__ = [
     "IDLE",
+    "MOST_OFF",
     "MOST_WEIGHT",
     "Burst",
     "BurstOffer",
@@ -20,10 +21,13 @@ __all__ = [
     "extra_weight",
     "resource_name",
     "shares",
+    "unreachable",
 ]
 
 IDLE = "none"
 MOST_WEIGHT = 255  # Route 53 API reference, ResourceRecordSet, Weight
+MOST_OFF = 5
+"""How many percentage points the share that users get may lie beside the one that was asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,5 +126,20 @@ def shares(percent: int) -> tuple[int, int]:
 
 
 def extra_weight(standing: int, percent: int) -> int:
-    """The weight that gets about `percent` of the users beside sets whose weights are kept and sum to `standing`."""
+    """The weight that gets about `percent` of the users beside sets whose weights are kept and sum to `standing`;
+    how far off that is, `unreachable` says.
+    """
     return max(1, min(MOST_WEIGHT, round(standing * percent / (100 - percent))))
+
+
+def unreachable(standing: int | None, percent: int) -> str:
+    """Why no weight of 1 to 255 beside weights that sum to `standing` gives about `percent` of the users; empty where
+    one does, or where no weights have to be kept (None).
+    """
+    if standing is None:
+        return ""
+    weight = extra_weight(standing, percent)
+    got = 100 * weight / (standing + weight)
+    if abs(got - percent) <= MOST_OFF:
+        return ""
+    return f"beside weights of {standing} together the nearest is {weight}, which is {got:.0f} %"

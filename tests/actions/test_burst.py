@@ -317,6 +317,83 @@ def test_a_name_that_takes_no_weighted_set_is_refused_before_anything_is_made(
     assert world.mutations("away") == []
 
 
+def own_weight(world: World, weight: int) -> None:
+    """Give the name one record set with a weight of its owner's."""
+    zone = world.built["hosted_zone"]
+    simple = next(item for item in raw_records(world) if item["Name"] == "shop.example.org.")
+    own = {**simple, "SetIdentifier": "blue", "Weight": weight}
+    changes = [
+        {"Action": "DELETE", "ResourceRecordSet": simple},
+        {"Action": "CREATE", "ResourceRecordSet": own},
+    ]
+    params = {"HostedZoneId": zone, "ChangeBatch": {"Changes": changes}}
+    world.sites["edge"].call("route53", "ChangeResourceRecordSets", params)
+
+
+def test_a_share_that_no_weight_gives_is_refused_before_anything_is_made(world: World) -> None:
+    """Beside a weight of 1 the least there is takes half of the users: said with its numbers, and by the share too."""
+    own_weight(world, 1)
+    with pytest.raises(
+        Failed, match="expected 25 % of the users on away, observed beside weights of 1 together"
+    ):
+        burst(world).all()
+    assert (world.facts.burst["state"], world.mutations("away")) == ("none", [])
+    run = burst(world)
+    given = {"tier": "web", "weight": 25}
+    with pytest.raises(
+        Failed, match=r"can't send 25 % of the users to away: .* the nearest is 1, which is 50 %"
+    ):
+        run.attempt("burst.share", given, run.context("share", given))
+    assert records(world) == [("blue", 1)]
+
+
+def somebodys_group(world: World) -> dict[str, Any]:
+    """A scaling group that somebody made under the name of a burst's."""
+    site = world.sites["away"]
+    listed = site.call("autoscaling", "DescribeAutoScalingGroups", {"AutoScalingGroupNames": ["shop-web"]})
+    standby = listed["AutoScalingGroups"][0]
+    template = {key: standby["LaunchTemplate"][key] for key in ("LaunchTemplateId", "Version")}
+    numbers = {"MinSize": 0, "MaxSize": 1, "VPCZoneIdentifier": standby["VPCZoneIdentifier"]}
+    params = {"AutoScalingGroupName": NAME, "LaunchTemplate": template, **numbers}
+    site.call("autoscaling", "CreateAutoScalingGroup", params)
+    return params
+
+
+def somebodys_template(world: World) -> None:
+    """A launch template that somebody made under the name of a burst's."""
+    data = {"InstanceType": "t3.micro"}
+    world.sites["away"].call(
+        "ec2", "CreateLaunchTemplate", {"LaunchTemplateName": NAME, "LaunchTemplateData": data}
+    )
+
+
+@pytest.mark.parametrize(
+    ("make", "what", "step", "given"),
+    [
+        (somebodys_group, "scaling group", "burst.group", {"tier": "web", "maximum": 2}),
+        (somebodys_group, "scaling group", "burst.grow", {"tier": "web", "maximum": 2, "capacity": 2}),
+        (somebodys_template, "launch template", "burst.template", {"tier": "web"}),
+    ],
+)
+def test_what_somebody_made_under_a_name_of_a_burst_is_never_taken_over(
+    world: World, make: Any, what: str, step: str, given: dict[str, Any]
+) -> None:
+    """Said before the burst begins; each step that would use it refuses as well, and it stays as it was."""
+    make(world)
+    calls = world.mutations("away")
+    run = burst(world)
+    with pytest.raises(Failed, match=f"{what} {NAME} without our tag"):
+        run.all()
+    assert world.facts.burst["state"] == "none"
+    with pytest.raises(StepFailed) as refused:
+        CATALOGUE[step].start(run.context("x", given), CATALOGUE[step].Input.model_validate(given))
+    assert (refused.value.kind, "does not carry our tag" in refused.value.message) == (
+        FailureClass.CONFLICT,
+        True,
+    )
+    assert world.mutations("away") == calls
+
+
 def test_a_group_of_that_name_without_our_tag_is_left_alone(world: World) -> None:
     """Somebody's own scaling group that happens to be called so is never shrunk or deleted."""
     site = world.sites["away"]
