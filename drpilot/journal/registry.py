@@ -31,6 +31,14 @@ from drpilot.journal.tables import (
 __all__ = ["Registry"]
 
 SERVICE_S = 20.0  # a service without a heartbeat for this long is taken for dead
+_MICROSECOND = timedelta(microseconds=1)
+
+
+def _is_held(next_at: int) -> bool:
+    """Whether an occurrence is held by who begins it: it stands a microsecond after a whole second
+    (services/watch.py).
+    """
+    return next_at % 1_000_000 == 1
 
 
 class Registry:
@@ -137,14 +145,22 @@ class Registry:
             session.add(row)
             Writer(session, now, by, group).event("acknowledged", {"reason": reason})
 
-    def set_condition(self, group: str, name: str, value: bool | None, reason: str) -> None:
-        """A condition beside the state, with its reason and since when; unknown (None) is not false."""
+    def set_condition(
+        self, group: str, name: str, value: bool | None, reason: str, *, unbroken: timedelta | None = None
+    ) -> None:
+        """A condition beside the state, with its reason and since when; unknown (None) is not false.
+
+        With `unbroken` it is so since now where the look before this one lies further back: nobody knows what was
+        between them.
+        """
         now = micros(self.clock.now())
         with self.database.write() as session:
             row = session.get_one(GroupRow, group)
             conditions = unpack(row.conditions)
             before = conditions.get(name, {})
             since = before.get("since", now) if before.get("value") == value else now
+            if unbroken is not None and now - before.get("looked_at", now) > unbroken // _MICROSECOND:
+                since = now
             conditions[name] = {"value": value, "reason": reason, "since": since, "looked_at": now}
             row.conditions = pack(conditions)
             session.add(row)
@@ -199,27 +215,32 @@ class Registry:
     def hasten(self, group: str, kind: str, at: datetime) -> bool:
         """Make something due at `at`, or earlier than it was; False where it is due by then already.
 
-        An occurrence that a service holds stands a microsecond after a whole second (services/watch.py): it is left
-        to who holds it.
+        An occurrence that a service holds is left to who holds it.
         """
         with self.database.write() as session:
             row = session.get(ScheduleRow, (group, kind))
             if row is None:
                 session.add(ScheduleRow(group=group, kind=kind, next_at=micros(at)))
                 return True
-            if row.next_at <= micros(at) or row.next_at % 1_000_000 == 1:
+            if row.next_at <= micros(at) or _is_held(row.next_at):
                 return False
             row.next_at = micros(at)
             session.add(row)
             return True
 
     def claim(self, due: views.ScheduleView, next_at: datetime, by: str) -> bool:
-        """Take one due occurrence by compare-and-set; False when another service took it."""
+        """Take one due occurrence by compare-and-set; False when another service took it.
+
+        `last_at` is the moment the occurrence was due at, also where it is taken from a service that held it:
+        whether its run was begun is told by that.
+        """
         with self.database.write() as session:
             row = session.get(ScheduleRow, (due.group, due.kind))
             if row is None or row.next_at != micros(due.next_at):
                 return False
-            row.last_at, row.next_at, row.last_by = row.next_at, micros(next_at), by
+            held_on = _is_held(row.next_at) and _is_held(micros(next_at)) and row.last_at is not None
+            row.last_at = row.last_at if held_on else row.next_at
+            row.next_at, row.last_by = micros(next_at), by
             session.add(row)
             return True
 

@@ -1,17 +1,21 @@
 """What begins and ends a burst without being asked, beside the schedule: a CloudWatch alarm, and a burst that failed.
 
-An alarm is believed once it has held for as long as the group file says, either way; what a site doesn't tell begins
-and ends nothing. Nothing is begun here: something is made due, and who begins what is due does so exactly once
+An alarm is believed once looks in a row have said the same for as long as the group file says, either way
+(domain/hysteresis.py). A look that can't tell is not kept, and one that has grown old counts as none: nobody knows what
+the alarm did meanwhile. Nothing is begun here: something is made due, and who begins what is due does so exactly once
 (services/watch.py).
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from functools import partial
+from typing import Any
 
-from drpilot.base.clock import from_micros
+from drpilot.base.errors import DrpilotError
 from drpilot.domain.group import BurstAlarm
+from drpilot.domain.hysteresis import Streak
 from drpilot.domain.ports import CloudError
 from drpilot.journal.history import runs_of
 from drpilot.journal.views import GroupView
@@ -22,10 +26,13 @@ from drpilot.services.house import House
 from drpilot.services.together import Task, together
 from drpilot.services.watch import END_AGAIN, Happening
 
-__all__ = ["ALARM", "alarm_wants", "asking_of", "look_at_bursts"]
+__all__ = ["ALARM", "FRESH", "alarm_wants", "asking_of", "look_at_bursts"]
 
 ALARM = "BurstAlarm"
 """The condition that keeps since when the alarm has been as it is."""
+
+FRESH = timedelta(seconds=120)
+"""How old a look at the alarm may be and still count; a service looks each half minute."""
 
 LOOK_S = 10.0
 _BUSY = ("burst", "unburst")
@@ -42,18 +49,29 @@ def look_at_bursts(house: House) -> tuple[Happening, ...]:
 
 
 def _look(house: House, view: GroupView, alarm: BurstAlarm) -> tuple[Checked, ...]:
-    """Write down how the alarm is: on (true), off (false) or untold (None), and why."""
+    """Write down how the alarm is, on (true) or off (false), and why; one that can't be told is kept only where no look
+    that counts would be forgotten.
+    """
     try:
         asked = {"AlarmNames": [alarm.name]}
         pages = house.site(alarm.site).pages("cloudwatch", "DescribeAlarms", asked)
         found = [item for page in pages for item in page.get("MetricAlarms") or []]
     except CloudError as error:
-        house.journal.set_condition(view.name, ALARM, None, f"{alarm.site} does not tell: {error.code}")
-        return ()
-    word = str(found[0]["StateValue"]) if found else ""
-    reason = f"{alarm.name} is {word}" if found else f"there is no alarm {alarm.name} on {alarm.site}"
-    house.journal.set_condition(view.name, ALARM, {"ALARM": True, "OK": False}.get(word), reason)
+        value, reason = None, f"{alarm.site} does not tell: {error.code}"
+    else:
+        word = str(found[0]["StateValue"]) if found else ""
+        value = {"ALARM": True, "OK": False}.get(word)
+        reason = f"{alarm.name} is {word}" if found else f"there is no alarm {alarm.name} on {alarm.site}"
+    seen = house.journal.group(view.name).conditions.get(ALARM)
+    if value is not None or _streak(seen, house.clock.now()) is None:
+        house.journal.set_condition(view.name, ALARM, value, reason, unbroken=FRESH)
     return ()
+
+
+def _streak(seen: Mapping[str, Any] | None, now: datetime) -> Streak | None:
+    """What looks have said in a row, if the newest is fresh enough to count."""
+    streak = Streak.of(seen)
+    return streak if streak is not None and now - streak.looked_at <= FRESH else None
 
 
 def alarm_wants(view: GroupView, now: datetime) -> str:
@@ -61,16 +79,15 @@ def alarm_wants(view: GroupView, now: datetime) -> str:
     enough and what runs was begun by it; else empty. Pure.
     """
     alarm = view.group.burst.alarm if view.group.burst is not None else None
-    seen = view.conditions.get(ALARM, {})
-    if alarm is None or seen.get("value") is None or seen.get("since") is None:
+    streak = _streak(view.conditions.get(ALARM), now)
+    if alarm is None or streak is None:
         return ""
-    held = now - from_micros(seen["since"])
-    if seen["value"]:
+    if streak.settles(True, timedelta(seconds=alarm.after_s)):
         free_at = cooled_at(view)
-        over = held >= timedelta(seconds=alarm.after_s) and (free_at is None or now >= free_at)
         fit = view.state in ("protected", "degraded") and view.locked_by is None
-        return BEGIN if over and fit and not view.burst.running else ""
-    ended = held >= timedelta(seconds=alarm.clear_s)
+        free = fit and (free_at is None or now >= free_at)
+        return BEGIN if free and not view.burst.running else ""
+    ended = streak.settles(False, timedelta(seconds=alarm.clear_s))
     return END if ended and view.burst.running and view.burst.cause == "alarm" else ""
 
 
@@ -95,7 +112,10 @@ def _rested(house: House, view: GroupView, now: datetime) -> bool:
 
 
 def asking_of(view: GroupView, now: datetime) -> BurstAsking:
-    """What a burst that begins by itself is: the rest of its scheduled time, else one that the alarm ends. Pure."""
+    """What a burst that begins by itself is: the rest of its scheduled time, else one that the alarm ends. Pure.
+
+    Raises `burst-refused` where its time is over and no alarm would ever end it: a service was away meanwhile.
+    """
     policy = view.group.burst
     plan = policy.schedule if policy is not None else None
     if policy is not None and plan is not None:
@@ -103,4 +123,11 @@ def asking_of(view: GroupView, now: datetime) -> BurstAsking:
         left_s = (over - now).total_seconds()
         if left_s > 0:
             return BurstAsking(cause="schedule", lasts_s=min(left_s, policy.longest_s))
+    if policy is None or policy.alarm is None:
+        raise DrpilotError(
+            "burst-refused",
+            group=view.name,
+            what="its scheduled time is over",
+            hint=f"drpilot burst {view.name}",
+        )
     return BurstAsking(cause="alarm")

@@ -133,9 +133,11 @@ def _begin_one(house: House, begin: Begin, schedule: ScheduleView) -> Happening 
     held = ScheduleView(schedule.group, schedule.kind, _held(now), schedule.next_at)
     if not house.journal.claim(schedule, held.next_at, house.holder.text):
         return None
-    happening = _begun_before(house, schedule) or _begin(house, begin, schedule)
+    before = _begun_before(house, schedule)
+    happening = before or _begin(house, begin, schedule)
     view = house.journal.group(schedule.group)
-    following = _following(view, schedule, house.clock.now(), begun=happening.what == "begun")
+    begun = before is not None or happening.what == "begun"
+    following = _following(view, schedule, house.clock.now(), begun=begun)
     if following is None:
         house.journal.unschedule(schedule.group, schedule.kind)
     else:

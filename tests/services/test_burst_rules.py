@@ -18,7 +18,7 @@ from drpilot.domain.run import RunView
 from drpilot.journal.views import GroupView
 from drpilot.serve import Options, serve
 from drpilot.services import watch
-from drpilot.services.alarms import ALARM, alarm_wants, asking_of, look_at_bursts
+from drpilot.services.alarms import ALARM, FRESH, alarm_wants, asking_of, look_at_bursts
 from drpilot.services.begin import Asking, propose
 from drpilot.services.bursting import BurstAsking
 from drpilot.services.burstline import burst_line
@@ -35,8 +35,10 @@ def view(group: Group, **more: Any) -> GroupView:
 
 
 def told(value: bool | None, since: datetime) -> dict[str, Any]:
-    """The condition of an alarm."""
-    return {ALARM: {"value": value, "since": micros(since), "reason": "shop-load"}}
+    """The condition of an alarm that was looked at just now."""
+    return {
+        ALARM: {"value": value, "since": micros(since), "looked_at": micros(START), "reason": "shop-load"}
+    }
 
 
 @pytest.mark.parametrize(
@@ -64,6 +66,46 @@ def test_an_alarm_is_believed_once_it_has_held(
     """On for `after` begins, off for `clear` ends what the alarm began; untold does neither; a cool-down is kept."""
     conditions = told(value, START - timedelta(seconds=held_s))
     assert alarm_wants(view(replace(GROUP, burst=POLICY), conditions=conditions, **more), START) == wanted
+
+
+@pytest.mark.parametrize(("value", "burst"), [(True, Burst()), (False, Burst("serving", cause="alarm"))])
+def test_a_look_that_is_old_counts_as_no_look(value: bool, burst: Burst) -> None:
+    """On or off for an hour, but nobody has looked for more than two minutes: nothing begins and nothing ends."""
+    conditions = told(value, START - timedelta(hours=1))
+    seen = view(replace(GROUP, burst=POLICY), conditions=conditions, burst=burst)
+    assert alarm_wants(seen, START + FRESH) != ""
+    assert alarm_wants(seen, START + FRESH + timedelta(microseconds=1)) == ""
+
+
+def test_one_look_after_a_long_while_begins_nothing() -> None:
+    """The alarm was on, nobody looked for an hour, and it is on: what it did meanwhile nobody knows."""
+    one = {ALARM: {"value": True, "since": micros(START), "looked_at": micros(START), "reason": ""}}
+    seen = view(replace(GROUP, burst=POLICY), conditions=one)
+    assert alarm_wants(seen, START) == ""
+    assert alarm_wants(seen, START + FRESH) == ""  # one look is not two, however long ago it was
+
+
+def test_looks_with_a_gap_between_them_are_no_streak(tmp_path: Path) -> None:
+    """What is kept of a look begins anew after a gap; within the bound it goes on, and another answer begins anew."""
+    world = tiny(tmp_path)
+
+    def look(value: bool, after_s: float) -> float:
+        world.clock.advance(after_s)
+        world.journal.set_condition("shop", ALARM, value, "", unbroken=FRESH)
+        kept = world.journal.group("shop").conditions[ALARM]
+        return float(kept["looked_at"] - kept["since"]) / 1e6
+
+    held = [look(*one) for one in ((True, 0), (True, 30), (True, 120), (True, 121), (True, 30), (False, 30))]
+    assert held == [0, 30, 150, 0, 30, 0]
+
+
+def test_a_burst_whose_time_is_over_is_not_begun_late() -> None:
+    """Without an alarm nothing would end it but its longest time: refused, and due the next day."""
+    plan = BurstSchedule("0 8 * * *", "Europe/Rome", 3600)
+    group = replace(GROUP, burst=replace(POLICY, schedule=plan, alarm=None))
+    with pytest.raises(DrpilotError) as refused:
+        asking_of(view(group), datetime(2026, 11, 24, 11, 0, tzinfo=UTC))
+    assert refused.value.word == "burst-refused"
 
 
 def test_a_scheduled_burst_lasts_to_the_end_of_its_time() -> None:
@@ -202,6 +244,35 @@ def test_a_scheduled_burst_that_could_not_begin_is_tried_while_its_time_lasts(tm
     assert 3 <= len(tried) <= 5
     (due,) = [one for one in world.journal.schedules() if one.kind == "burst"]
     assert due.next_at == START + timedelta(days=1)
+
+
+def test_a_scheduled_burst_begins_once_though_its_service_died(tmp_path: Path) -> None:
+    """Begun, its service killed, ended by a person within its time: whoever takes over begins no second one."""
+    world = tiny(tmp_path, schedule=BurstSchedule("0 3 * * *", "UTC", 3600))
+    world.journal.plan_next("shop", "burst", world.clock.now().replace(microsecond=0))
+    begun: list[RunView] = []
+
+    class Died(BaseException):
+        """The service ended here."""
+
+    def begins(mode: str, group: str) -> RunView:
+        begun.append(world.begin(replace(plan_of(world), mode=mode)))
+        return begun[-1]
+
+    def begins_and_dies(mode: str, group: str) -> RunView:
+        begins(mode, group)
+        raise Died
+
+    with pytest.raises(Died):
+        begin_due(world.house, begins_and_dies)
+    world.journal.post(begun[0].id, "cancel", "tester")
+    world.drive(begun[0])  # the lane is free again, and no burst runs
+    for _ in range(6):
+        world.clock.advance(watch.HOLD_S + 2)
+        begin_due(world.house, begins)
+    assert [run.mode for run in begun] == ["burst"]
+    (due,) = [one for one in world.journal.schedules() if one.kind == "burst"]
+    assert due.next_at == datetime(2026, 11, 23, 3, 0, tzinfo=UTC)
 
 
 def test_protecting_again_keeps_the_end_due(tmp_path: Path) -> None:

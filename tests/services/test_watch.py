@@ -180,6 +180,27 @@ def test_a_service_that_dies_after_it_began_does_not_make_it_twice(tiny: Tiny) -
     assert len(other.begun) == 1
 
 
+def test_two_services_that_die_in_turn_make_no_second_run(tiny: Tiny) -> None:
+    """One began the run and died, one took the occurrence over and died: the third sees the run all the same."""
+
+    def begins_and_dies(mode: str, group: str) -> RunView:
+        tiny.begin(replicate_plan(tiny.journal.new_id()))
+        raise Died
+
+    tiny.journal.plan_next("shop", "replicate", tiny.clock.now())
+    with pytest.raises(Died):
+        begin_due(tiny.house, begins_and_dies)
+    tiny.clock.advance(watch.HOLD_S + 2)
+    tiny.drive(tiny.journal.runs("shop", live=True)[0])
+    (held,) = tiny.journal.schedules()
+    assert tiny.journal.claim(
+        held, held.next_at + timedelta(seconds=watch.HOLD_S), "a service that dies as well"
+    )
+    tiny.clock.advance(watch.HOLD_S + 2)
+    other = Beginner(tiny)
+    assert ([h.what for h in begin_due(tiny.house, other)], other.begun) == (["skipped"], [])
+
+
 def test_a_refused_occurrence_is_told_and_left_out(tiny: Tiny) -> None:
     """The lane is busy: no queue of replications builds up."""
     tiny.begin(replicate_plan(tiny.journal.new_id()))
