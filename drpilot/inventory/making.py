@@ -82,9 +82,11 @@ def lacking(parities: Iterable[Parity]) -> tuple[Parity, ...]:
     return tuple(each for each in parities if each.verdict == "bad")
 
 
-def making(group: Group, active: str, sites: Callable[[str], Site]) -> Making:
-    """What the other side lacks, as what will be made and what can't be. Reads only; raises CloudError."""
-    stock = look(group, active, sites)
+def making(group: Group, active: str, sites: Callable[[str], Site], stock: Stock | None = None) -> Making:
+    """What the other side lacks, as what will be made and what can't be; `stock` is what was seen a moment ago, else it
+    is looked at. Reads only; raises CloudError.
+    """
+    stock = look(group, active, sites) if stock is None else stock
     home, away = sites(active), sites(group.other(active))
     keys, groups, refused, mapped = list[NewKey](), list[NewGroup](), list[str](), list[str]()
     for each in lacking(judge(group, active, stock)):

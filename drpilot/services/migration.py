@@ -17,12 +17,12 @@ from drpilot.domain.group import Group
 from drpilot.domain.run import MOVES, RunView
 from drpilot.inventory.discover import members
 from drpilot.inventory.making import Making, making
-from drpilot.inventory.parity import Parity
-from drpilot.inventory.partners import partners
+from drpilot.inventory.parity import Parity, judge
+from drpilot.inventory.partners import look
 from drpilot.journal.history import runs_of
 from drpilot.journal.views import GroupView
 from drpilot.services.house import House
-from drpilot.services.protect import Preview, preview
+from drpilot.services.protect import Preview, previewed
 
 __all__ = [
     "Rounds",
@@ -79,14 +79,20 @@ class Surroundings:
 
 
 def surroundings(house: House, view: GroupView) -> Surroundings:
-    """Look at both sides; reads only. Raises DrpilotError and CloudError."""
+    """Look at both sides, once; reads only. Raises DrpilotError and CloudError.
+
+    The group is what `protect` took in: no file that it names is read again.
+    """
     group = members(house.site(view.active), view.group)
     programs = {tier.bootstrap[0] for tier in group.tiers if tier.bootstrap}
+    stock = look(group, view.active, house.site)
+    judged = judge(group, view.active, stock)
+    made = making(group, view.active, house.site, stock)
     return Surroundings(
         group,
-        partners(group, view.active, house.site),
-        making(group, view.active, house.site),
-        preview(house, view.document, f"{view.name}.yaml", make_missing=True),
+        judged,
+        made,
+        previewed(house, group, view.active, (judged, made)),
         tuple(sorted(name for name in programs if not startable(name))),
     )
 

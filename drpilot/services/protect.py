@@ -15,16 +15,18 @@ from drpilot.domain.sizing import grown_types, waiting_type
 from drpilot.inventory import groupfile
 from drpilot.inventory.discover import carried, members, uncarried, unprotected
 from drpilot.inventory.draft import draft as write_draft
+from drpilot.inventory.groupfile import GroupDocument
 from drpilot.inventory.losses import losses
 from drpilot.inventory.making import Making, making
-from drpilot.inventory.partners import partners
+from drpilot.inventory.parity import Parity, Stock, judge
+from drpilot.inventory.partners import look
 from drpilot.inventory.survey import Surveyed, offer, survey
 from drpilot.journal.views import GroupView
 from drpilot.services.begin import Asking, Typed, begin, consent, propose
 from drpilot.services.house import House
 from drpilot.services.watch import next_burst, next_drill, next_replication
 
-__all__ = ["Drafted", "Preview", "Row", "draft", "preview", "protect", "retire", "schedule"]
+__all__ = ["Drafted", "Preview", "Row", "draft", "preview", "previewed", "protect", "retire", "schedule"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,20 +70,36 @@ def preview(house: House, text: str, file: str, *, make_missing: bool = False) -
     if group is None:
         raise refusal(file, document.findings)
     active = _active(house, group)
-    site = house.site(active)
-    found = members(site, group)
-    other = group.other(active)
+    found = members(house.site(active), group)
+    stock, silent = _looked(house, found, active, document)
+    judged = judge(found, active, stock) if stock is not None else ()
+    made = making(found, active, house.site, stock) if make_missing else Making()
+    plan = previewed(house, found, active, (judged, made), document)
+    return replace(plan, findings=(*document.findings, *silent, *plan.findings))
+
+
+def previewed(
+    house: House,
+    found: Group,
+    active: str,
+    seen: tuple[tuple[Parity, ...], Making],
+    document: GroupDocument | None = None,
+) -> Preview:
+    """What would become of each member of a group whose other side was looked at; `found` carries its members.
+
+    Findings stand at their places in `document`; without one, at the keys of the group file.
+    """
+    site, other = house.site(active), found.other(active)
     there = house.site(other).capabilities
-    later = [
-        *carried(found, group.mapping(active), other, there),
+    judged, made = seen
+    later = (
+        *carried(found, found.mapping(active), other, there),
         *uncarried(site, found, there),
         *losses(found, site.capabilities, there, other),
-    ]
-    lacks = [*_partners(house, found, active, document)]
-    made = making(found, active, house.site) if make_missing else Making()
-    lacks = [_made(finding, made, other) for finding in lacks]
-    lacks += [Finding("partner-missing", "error", why, document.position("map")) for why in made.refused]
-    findings = [*document.findings, *document.located(later), *lacks]
+    )
+    placed = [_made(finding, made, other) for finding in _partners(judged, document)]
+    where = document.position("map") if document is not None else "map"
+    placed += [Finding("partner-missing", "error", why, where) for why in made.refused]
     size = sum(volume.size_gib for tier in found.tiers for each in tier.instances for volume in each.volumes)
     return Preview(
         group=found,
@@ -91,7 +109,7 @@ def preview(house: House, text: str, file: str, *, make_missing: bool = False) -
             for tier in found.tiers
             for row in _rows(tier, found, active, alike=house.alike(active, found.other(active)))
         ),
-        findings=tuple(findings),
+        findings=(*(document.located(later) if document is not None else later), *placed),
         unprotected=unprotected(site, found),
         data_path=path_between(site.capabilities, there).words,
         size_gib=size,
@@ -99,16 +117,25 @@ def preview(house: House, text: str, file: str, *, make_missing: bool = False) -
     )
 
 
-def _partners(
-    house: House, group: Group, active: str, document: groupfile.GroupDocument
-) -> Iterator[Finding]:
-    """What the file names and the other side has not, each at its place in the file.
+def _partners(judged: tuple[Parity, ...], document: GroupDocument | None) -> Iterator[Finding]:
+    """What the file names and the other side has not, each at its place in the file."""
+    for each in judged:
+        if each.finding is not None and document is not None:
+            yield replace(each.finding, where=document.position(*each.ask.path))
+        elif each.finding is not None:
+            yield each.finding
+
+
+def _looked(
+    house: House, group: Group, active: str, document: GroupDocument
+) -> tuple[Stock | None, tuple[Finding, ...]]:
+    """What the other side has, or a finding that says why nobody knows.
 
     A group that is known is looked after even while its other side is silent, which is said; a new one is not taken in
     before its other side was seen.
     """
     try:
-        judged = partners(group, active, house.site)
+        return look(group, active, house.site), ()
     except CloudError as error:
         silent = error.kind in (FailureClass.TRANSIENT, FailureClass.TIMEOUT)
         if not silent or error.site != group.other(active) or _known(house, group) is None:
@@ -117,11 +144,8 @@ def _partners(
             f"{error.site} does not answer: nobody looked whether it has what the file names ({error.code})"
         )
         where = document.position("secondary" if error.site == group.secondary else "primary")
-        yield Finding("partner-untold", "warning", message, where, f"drpilot site check {error.site}")
-        return
-    for each in judged:
-        if each.finding is not None:
-            yield replace(each.finding, where=document.position(*each.ask.path))
+        hint = f"drpilot site check {error.site}"
+        return None, (Finding("partner-untold", "warning", message, where, hint),)
 
 
 def _made(finding: Finding, made: Making, site: str) -> Finding:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from drpilot.services.begin import Asking, begin, propose
 from drpilot.services.migration import require_surroundings, surroundings
 from drpilot.services.partnerlook import partner_checks
 from drpilot.services.protect import preview, protect
+from tests.actions.test_burst import burst_section
 from tests.actions.unlike import UnlikeWorld, opened
 from tests.services.shop import Shop
 
@@ -163,6 +165,31 @@ def test_a_missing_key_is_imported_where_its_public_half_is_told(bare: tuple[Unl
         if "key pair" in check.expected
     ]
     assert there.verdict == "ok"
+
+
+def test_the_surroundings_of_a_group_are_looked_at_once(
+    bare: tuple[UnlikeWorld, Shop], tmp_path: Path
+) -> None:
+    """By what was taken in, not by a file that stood somewhere then: its user data is gone, and nobody reads it."""
+    unlike, house = bare
+    first_boot = tmp_path / "first-boot.sh"
+    first_boot.write_text("#!/bin/sh\n")
+    view, plan = protect(
+        house.house, unlike.world.text + burst_section(first_boot), "shop.yaml", make_missing=True
+    )
+    first_boot.unlink()
+    for site in ("home", "away"):
+        unlike.world.fault(site, "latency=0:ec2.DescribeKeyPairs")
+    found = surroundings(house.house, view)
+    looks = {site: unlike.world.clouds[site].faults.rules()[0]["seen"] for site in ("home", "away")}
+    assert looks == {"home": 1, "away": 1}
+    assert found.making.names == found.preview.made
+    assert sorted(found.making.names) == sorted(plan.made)
+    said, before = (
+        sorted(each.message for each in one.findings if each.word.startswith("partner"))
+        for one in (found.preview, plan)
+    )
+    assert said == before
 
 
 def test_another_name_is_another_key(bare: tuple[UnlikeWorld, Shop]) -> None:
