@@ -15,6 +15,7 @@ from typing import Any
 
 from drpilot.base.errors import DrpilotError
 from drpilot.base.log import logger
+from drpilot.domain.ports import CloudError, FailureClass
 from drpilot.domain.run import RunView
 from drpilot.journal.journal import Superseded
 from drpilot.services import watch
@@ -62,7 +63,13 @@ def scheduled(house: House) -> Begin:
     def begins(mode: str, group: str) -> RunView:
         extra = asking_of(house.journal.group(group), house.clock.now()) if mode == BEGIN else None
         reason = extra.cause if extra is not None else "scheduled"
-        return begin(house, propose(house, mode, group, Asking(reason=reason, burst=extra)), None)
+        begun_s = house.clock.monotonic()
+        offer = propose(house, mode, group, Asking(reason=reason, burst=extra))
+        took_s = house.clock.monotonic() - begun_s
+        if took_s >= watch.HOLD_S:  # by now another service may have begun it, and even ended it
+            text = f"looking took {took_s:.0f} s, and an occurrence is held for {watch.HOLD_S:.0f} s"
+            raise CloudError(FailureClass.TIMEOUT, "Bounded", text, happened="no")
+        return begin(house, offer, None)
 
     return begins
 

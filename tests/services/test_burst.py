@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from drpilot import census
-from drpilot.base.clock import Chance
+from drpilot.base.clock import Chance, RealClock
 from drpilot.base.errors import DrpilotError
 from drpilot.domain.run import RunView
 from drpilot.journal.database import Database
@@ -23,7 +23,7 @@ from drpilot.services.begin import Asking, Typed, begin, consent, propose
 from drpilot.services.house import House
 from drpilot.services.protect import protect
 from drpilot.services.steer import Order, order
-from drpilot.services.watch import begin_due
+from drpilot.services.watch import HOLD_S, begin_due
 from tests.actions.test_burst import alive, burst_section, reach_home, records
 from tests.actions.world import World, opened
 from tests.services.shop import CLOCK, Shop
@@ -247,3 +247,26 @@ def test_an_alarm_that_is_not_there_is_untold(shop: Shop) -> None:
     assert look_at_bursts(shop.house) == ()
     told_ = shop.house.journal.group("shop").conditions[ALARM]
     assert (told_["value"], told_["reason"]) == (None, "there is no alarm shop-load on home")
+
+
+class Hurried(RealClock):
+    """A clock on which a hold is over between any two looks at it."""
+
+    looked = 0
+
+    def monotonic(self) -> float:
+        """Later by a hold with each look."""
+        self.looked += 1
+        return self.looked * HOLD_S
+
+
+def test_what_took_longer_to_look_at_than_it_is_held_is_not_begun(shop: Shop) -> None:
+    """Another service may have begun it meanwhile: left out and said, with no run, and due again."""
+    now = shop.house.clock.now().replace(microsecond=0)
+    assert shop.house.journal.hasten("shop", "replicate", now)
+    before = len(shop.house.journal.runs("shop"))
+    slow = replace(shop.house, clock=Hurried())
+    told_ = begin_due(slow, scheduled(slow))
+    assert [(one.what, "is held for 180 s" in one.text) for one in told_] == [("skipped", True)]
+    assert len(shop.house.journal.runs("shop")) == before
+    assert [one.next_at > now for one in shop.house.journal.schedules() if one.kind == "replicate"] == [True]
