@@ -98,7 +98,7 @@ def making(group: Group, active: str, sites: Callable[[str], Site], stock: Stock
             groups += _groups(each.ask, group.mapping(active).subnets, stock)
         elif each.finding is not None:
             mapped.append(f"{each.finding.message}: {each.finding.hint}")
-    made = ours(away, group.name)
+    made = () if "security_groups" in stock.untold else ours(away, group.name)
     said = translated(group, active, (home, away), made, groups)
     unfinished = tuple(dict.fromkeys(each.name for each in said.lacks if each.rules))
     if keys or groups or unfinished:  # else no run will be begun that could stop at it

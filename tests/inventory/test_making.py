@@ -10,8 +10,10 @@ import pytest
 
 from drpilot.domain.group import Group, Map
 from drpilot.domain.plain import Json
+from drpilot.domain.ports import CloudError, FailureClass
 from drpilot.inventory.grouprules import OWN, Rule, Words, rules_of, said
-from drpilot.inventory.making import NewGroup, Translated, translated
+from drpilot.inventory.making import Making, NewGroup, Translated, making, translated
+from drpilot.inventory.parity import Stock
 from tests.inventory.test_parity import GROUP
 
 DB = Rule("tcp", 5432, 5432, "app", group=True)
@@ -135,3 +137,19 @@ def test_what_is_compared_is_what_is_made() -> None:
     home = Words({}, {"app": "app-x"})
     assert said(DB, home) == {replace(DB, peer="app-x")}
     assert OWN not in {one.peer for one in said(rule, home)}
+
+
+class Shut(Listed):
+    """A site that lets nobody see its security groups."""
+
+    def pages(self, service: str, operation: str, params: Json) -> Iterator[Json]:
+        """Refused."""
+        raise CloudError(FailureClass.AUTH, "UnauthorizedOperation", "no", happened="no", site="away")
+
+
+def test_a_side_that_does_not_tell_its_groups_is_not_asked_for_ours() -> None:
+    """Untold is neither missing nor a failure: nothing is made, and nothing raised."""
+    sites: Any = {"home": HOME, "away": Shut([])}
+    stock = Stock(untold={"security_groups": "ec2:DescribeSecurityGroups: UnauthorizedOperation"})
+    alone = replace(mapped(db="db-x"), tiers=())
+    assert making(alone, "home", sites.__getitem__, stock) == Making()
