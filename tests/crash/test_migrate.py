@@ -27,7 +27,13 @@ def migratable(yard: Yard) -> Yard:
     if not (yard.folder / "journal-migratable").exists():
         yard.restore("replicated")
         program = yard.folder / "take-over"
-        program.write_text(f'#!/bin/sh\necho "$DRPILOT_TOKEN" >>{told(yard)}\n', encoding="utf-8")
+        lines = (
+            "#!/bin/sh",
+            f'if [ -e {killer(yard)}-before ]; then rm {killer(yard)}-before; kill -9 "$PPID"; exit 1; fi',
+            f'echo "$DRPILOT_TOKEN" >>{told(yard)}',
+            f'if [ -e {killer(yard)}-after ]; then rm {killer(yard)}-after; kill -9 "$PPID"; fi',
+        )
+        program.write_text("\n".join(lines) + "\n", encoding="utf-8")
         program.chmod(program.stat().st_mode | stat.S_IXUSR)
         house = open_house(lab=True, person="oncall", home=yard.folder)
         text = yard.lab.shop_file.read_text()
@@ -40,6 +46,11 @@ def migratable(yard: Yard) -> Yard:
 def told(yard: Yard) -> Path:
     """Where the program writes."""
     return yard.folder / "told"
+
+
+def killer(yard: Yard) -> Path:
+    """With `-before` or `-after`: the program kills who started it, once, before or after what it does."""
+    return yard.folder / "kill"
 
 
 def settled(yard: Yard) -> int:
@@ -85,3 +96,22 @@ def test_killed_at_a_tenth_of_its_points(
         f"migrate: killed at {died} of {len(mine)} points, every tenth; a person was asked {asked} times",
     )
     assert died >= 0.8 * len(mine)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_killed_while_the_program_runs(migratable: Yard, when: str) -> None:
+    """Nobody can tell what became of it: a person is asked, says what the machine shows, and it has run once."""
+    _, expected = clean(migratable, MOVES)
+    migratable.restore("migratable")
+    told(migratable).unlink()
+    Path(f"{killer(migratable)}-{when}").touch()
+    first = migratable.run("migrate")
+    assert first["killed"]
+    assert told(migratable).exists() is (when == "after")
+    asked = migratable.run("migrate")["ended"]
+    assert asked.startswith("paused"), asked
+    assert settled(migratable) == 1
+    again = migratable.run("migrate")
+    assert (again["ended"], again["unintended"]) == (MOVES.wanted, [])
+    assert migratable.end() == expected
+    assert len(told(migratable).read_text().splitlines()) == 1
