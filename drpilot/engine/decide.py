@@ -42,6 +42,8 @@ def decide(view: RunView, now: datetime, room: Room) -> Decision:
     if draft.state == "created":
         draft.run_move("checks ok")
     _expire(draft)
+    if draft.state == "cleaning":
+        _let_go(draft, "the run was ended")
     if draft.state in ("running", "waiting", "cleaning"):
         _fail_late(draft, room)
         _advance(draft, room)
@@ -266,9 +268,7 @@ def _abort(draft: Draft, reason: str, *, result: str) -> None:
     """Stop the forward path; steps marked `always` still run."""
     if draft.result is None and draft.state in ("running", "paused") and _has_open_always(draft):
         draft.run_move("clean", reason=reason, result=result)
-        _cancel_open(draft, reason, keep_always=True)
-        if draft.view.lane != "move":
-            _give_up_unknown(draft)
+        _let_go(draft, reason)
     elif draft.state in ("running", "waiting", "paused"):
         draft.run_move("cancel", reason=reason, result=result)
 
@@ -285,6 +285,15 @@ def _cancel_open(draft: Draft, reason: str, *, keep_always: bool = False) -> Non
             draft.step_move(step.path, "cancelled", reason=reason)
 
 
+def _let_go(draft: Draft, reason: str) -> None:
+    """Of the forward path of a run that was ended nothing is begun any more. Asked again with each decision: an attempt
+    that was in a thread then may end later, unknown or as if it had never been, and what is `always` may wait for it.
+    """
+    if draft.view.lane != "move":
+        _give_up_unknown(draft)
+    _cancel_open(draft, reason, keep_always=True)
+
+
 def _give_up_unknown(draft: Draft) -> None:
     """What a copy or a drill left unknown when it was ended is found by its tags later; it must not hold the lane."""
     for step in draft.in_order():
@@ -295,10 +304,8 @@ def _give_up_unknown(draft: Draft) -> None:
 
 
 def _finish_cancel(draft: Draft, room: Room) -> None:
-    if draft.view.lane != "move":
-        _give_up_unknown(draft)
+    _let_go(draft, "the run was cancelled")
     keep = _has_open_always(draft)
-    _cancel_open(draft, "the run was cancelled", keep_always=True)
     if any(step.state in ("running", "unknown") or step.path in room.busy for step in draft.in_order()):
         return
     if keep:

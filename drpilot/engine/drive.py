@@ -151,9 +151,11 @@ class _Loop:
             return False
         return True
 
-    def given_up(self) -> bool:
-        """Whether nobody waits for what runs in a thread; asked by the threads."""
-        return self.over or self.driver.stop.is_set() or self.state in _TURNED
+    def given_up(self, *, forward: bool) -> bool:
+        """Whether nobody waits for what runs in a thread; asked by the threads. A run that was turned still waits for
+        what it does from then on: undoing, and the steps marked `always` (not `forward`).
+        """
+        return self.over or self.driver.stop.is_set() or (forward and self.state in _TURNED)
 
     def _parallel(self, view: RunView) -> int:
         return max(1, min(view.plan.parallel, self.driver.parallel))
@@ -183,6 +185,7 @@ class _Loop:
             return Outcome(
                 path, attempt.number, "failed" if attempt.kind == "do" else "undo failed", failure=failure
             )
+        forward = attempt.kind == "do" and not step.planned.always
         context = StepContext(
             view=view,
             step=step,
@@ -194,7 +197,7 @@ class _Loop:
             save=lambda state: self.journal.checkpoint(self.lease, path, attempt.number, state),
             intended_at=self.journal.first_intent(view.id, path, attempt.round),
             epoch=self.journal.group(view.group).epoch,
-            given_up=self.given_up,
+            given_up=lambda: self.given_up(forward=forward),
         )
         return execute(action, context, phase)
 
