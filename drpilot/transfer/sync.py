@@ -142,16 +142,18 @@ class _Run:
         self._threads: list[threading.Thread] = []
         self._equal: list[Known] = []
         self._forgotten: list[str] = []
+        self._gone: list[str] = []
         self._surplus: list[str] = []
         self._news = threading.Event()
         self._unwell = 0
 
     def carry_out(self) -> SyncTally:
         order, tally = self._order, self.tally
-        order.record.forget_surplus()
+        order.record.begin()
         self._work_off(self._differences())
         if order.dry_run:
             return self._done()
+        order.record.forget_gone()
         if not tally.failed:
             for left in order.record.left_underway():
                 tally.aborted_uploads += abort(self._courier, order.record, left)
@@ -195,7 +197,7 @@ class _Run:
             if there and self._order.delete:
                 self._surplus.append(key)
             if not there:
-                self._forgotten.append(key)
+                self._gone.append(key)
 
     def _wanted(self, pair: Pair) -> Iterator[_Task]:
         entry, tally = pair.source, self.tally
@@ -408,6 +410,7 @@ class _Run:
         with self._lock:
             equal, self._equal = self._equal, []
             forgotten, self._forgotten = self._forgotten, []
+            gone, self._gone = self._gone, []
             surplus, self._surplus = self._surplus, []
         record = self._order.record
         if not self._order.dry_run:
@@ -415,6 +418,8 @@ class _Run:
                 record.equal(equal)
             if forgotten:
                 record.forget(forgotten)
+            if gone:
+                record.found_gone(gone)
             if surplus:
                 record.found_surplus(surplus)
         if self._order.told is not None:

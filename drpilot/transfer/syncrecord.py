@@ -41,6 +41,7 @@ CREATE TABLE IF NOT EXISTS upload (
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS receipt (body TEXT NOT NULL);
 CREATE TEMP TABLE surplus (key TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TEMP TABLE gone (key TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TEMP TABLE spool (
   side TEXT NOT NULL, key TEXT NOT NULL, size_bytes INTEGER NOT NULL, etag TEXT NOT NULL, PRIMARY KEY (side, key)
 ) WITHOUT ROWID;
@@ -155,9 +156,22 @@ class SyncRecord:
             database.executemany("INSERT OR REPLACE INTO same VALUES (?, ?, ?, ?, ?, ?, ?)", values)
 
     def forget(self, keys: Iterable[str]) -> None:
-        """These are on neither side any more, or were deleted from the target."""
+        """These were deleted from the target."""
         with self._told() as database:
             database.executemany("DELETE FROM same WHERE key = ?", [(key,) for key in keys])
+
+    def found_gone(self, keys: Iterable[str]) -> None:
+        """Note names that neither listing has so far. They are forgotten by `forget_gone` only: in a listing that turns
+        out not to be in order, a name that seems to be missing may still come.
+        """
+        with self._told() as database:
+            database.executemany("INSERT OR IGNORE INTO gone VALUES (?)", [(key,) for key in keys])
+
+    def forget_gone(self) -> None:
+        """Both listings were read to their ends, in order: what was noted is on neither side any more."""
+        with self._told() as database:
+            database.execute("DELETE FROM same WHERE key IN (SELECT key FROM gone)")
+            database.execute("DELETE FROM gone")
 
     # -- what the target alone has ------------------------------------------------------------------------
 
@@ -166,10 +180,11 @@ class SyncRecord:
         for (key,) in self._paged("SELECT key FROM surplus WHERE key >= ? ORDER BY key LIMIT ?", ()):
             yield key
 
-    def forget_surplus(self) -> None:
-        """A run begins: nothing is surplus yet."""
+    def begin(self) -> None:
+        """A run begins: nothing is surplus or gone yet."""
         with self._told() as database:
             database.execute("DELETE FROM surplus")
+            database.execute("DELETE FROM gone")
 
     def found_surplus(self, keys: Iterable[str]) -> None:
         """Note names that the target alone has, for this run."""

@@ -14,6 +14,7 @@ import pytest
 
 from drpilot.base.errors import DrpilotError
 from drpilot.domain.objects import Entry, ObjectChannel, ObjectName, Page, Stored
+from drpilot.domain.ports import CloudError, FailureClass
 from drpilot.transfer.syncrecord import SyncRecord
 from tests.grounds import Door, key_file, moto_server, patient
 from tests.transfer.dock import MIB, ODD, Between, Dock, Docked, data_of, docked, running
@@ -264,6 +265,46 @@ def test_a_store_that_lists_out_of_order_is_believed_in_the_end_only(
     dock.control("aws2", "break", fault="throttle:s3.PutObject@1-3")
     done = dock.sync(ours, theirs).tally
     assert (done.same, done.copied, done.failed) == (59, 1, 0)  # what is throttled is still tried again
+
+
+def recorded(dock: Dock, source: str, target: str) -> set[str]:
+    """The names that the record of a pair knows."""
+    record = SyncRecord(dock.folder / "transfers", source, target)
+    try:
+        return {one.key for one in record.known()}
+    finally:
+        record.close()
+
+
+def test_what_a_disordered_listing_seems_to_lack_stays_in_the_record(dock: Dock) -> None:
+    """Out of order on both sides, and then broken off: no name that is still there is forgotten, and one that is on
+    neither side is, once both listings were read to their ends.
+    """
+    objects = {f"{number:03d}": data_of(number, 20) for number in range(60)}
+    ours, theirs = dock.bucket("aws", objects), dock.bucket("aws2")
+    dock.sync(ours, theirs)
+    for place in (ours, theirs):
+        bucket, door = dock.reach(place)
+        door.call("s3", "DeleteObject", {"Bucket": bucket, "Key": "030"})
+    whole: list[bool] = []
+
+    class Disordered(Between):
+        def page(self, channel: ObjectChannel, bucket: str, prefix: str, following: str) -> Page:
+            rows = channel.page(bucket, prefix, "").entries
+            rows = (*rows[40:50], *rows[:40], *rows[50:])
+            start = int(following or 0)
+            if start == 50 and not whole:
+                raise CloudError(FailureClass.AUTH, "ExpiredToken", "", happened="no", site="aws")
+            return Page(tuple(rows[start : start + 25]), str(start + 25) if start + 25 < len(rows) else "")
+
+    dock.plane = lambda _, plane: Disordered(plane)
+    with pytest.raises(CloudError, match="ExpiredToken"):
+        dock.sync(ours, theirs, delete=True)
+    assert recorded(dock, ours, theirs) == set(objects)
+    whole.append(True)
+    done = dock.sync(ours, theirs, delete=True).tally
+    assert (done.same, done.copied, done.deleted) == (59, 0, 0)
+    assert recorded(dock, ours, theirs) == set(objects) - {"030"}
 
 
 def test_buckets_longer_than_a_page(dock: Dock) -> None:
