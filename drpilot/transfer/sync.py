@@ -327,7 +327,7 @@ class _Run:
     def _copy(self, task: _Copy, hands: Hands) -> None:
         entry = task.entry
         try:
-            within = self._courier.within(entry)
+            within = self._courier.within(hands, entry)
             if within is not None:
                 self._copied(within)
             elif entry.size_bytes <= WHOLE_BYTES:

@@ -336,23 +336,6 @@ def test_within_one_store_the_store_itself_copies(dock: Dock) -> None:
     assert caught.value.word == "usage"
 
 
-def test_a_copy_by_the_store_is_of_what_was_listed(dock: Dock) -> None:
-    """Replaced between the listing and the copy: found out by its ETag, read, and copied as it is now."""
-    ours, theirs = dock.bucket("aws", {"a": b"1"}), dock.bucket("aws")
-
-    class Late(Between):
-        def page(self, channel: ObjectChannel, bucket: str, prefix: str, following: str) -> Page:
-            found = channel.page(bucket, prefix, following)
-            if found.entries:
-                dock.put(ours, "a", b"22")
-            return found
-
-    dock.plane = lambda _, plane: Late(plane)
-    done = dock.sync(ours, theirs).tally
-    assert (done.changed, done.copied) == (1, 1)
-    assert dock.contents(theirs) == {"a": b"22"}
-
-
 def test_throttles_are_waited_out_and_told_apart(dock: Dock) -> None:
     """A store that asks to slow down gets less at once and everything in the end."""
     ours, theirs = dock.bucket("aws", {f"{n:02d}": data_of(n, 30) for n in range(40)}), dock.bucket("aws2")
