@@ -30,7 +30,7 @@ from drpilot.domain.ports import (
     Unseen,
 )
 from drpilot.formats.blockmap import BlockMap, changed_blocks
-from drpilot.transfer.bucket import prepare
+from drpilot.transfer.newbucket import bucket_stands, prepare
 from drpilot.transfer.pace import Pace
 from drpilot.transfer.shelf import BucketShelf, listed
 from drpilot.transfer.snapshots import Ebs, SnapshotSource
@@ -242,24 +242,14 @@ class Open(Action[Nothing, PlaceOutput]):
     Output = PlaceOutput
 
     def start(self, ctx: Context, given: Nothing) -> Answer[PlaceOutput]:
-        prepare(stage_site(ctx), ctx.group.stage_bucket, create=True)
+        prepare(stage_site(ctx), ctx.group.stage_bucket, create=True, clock=ctx.clock)
         return visible(self.observe, ctx, given)
 
     def observe(self, ctx: Context, given: Nothing) -> Answer[PlaceOutput]:
         site, bucket = stage_site(ctx), ctx.group.stage_bucket
-        if not _stands(site, bucket):
+        if not bucket_stands(site, bucket):
             return Unseen(True, f"there is no bucket {bucket} on {site.name}")
         return Done(PlaceOutput(site=site.name, bucket=bucket))
-
-
-def _stands(site: Site, bucket: str) -> bool:
-    try:
-        site.call("s3", "HeadBucket", {"Bucket": bucket})
-    except CloudError as error:
-        if error.code in ("NoSuchBucket", "404") or error.kind is FailureClass.NOT_FOUND:
-            return False
-        raise
-    return True
 
 
 class StagedOutput(Model):
@@ -444,7 +434,7 @@ class Remove(Action[Nothing, SweptOutput]):
         for site in _stages(ctx):
             for key in listed(site, bucket, f"{ctx.group.name}/"):
                 site.call("s3", "DeleteObject", {"Bucket": bucket, "Key": key})
-            if not ctx.group.staging.bucket and _stands(site, bucket):
+            if not ctx.group.staging.bucket and bucket_stands(site, bucket):
                 site.call("s3", "DeleteBucket", {"Bucket": bucket})
         return visible(self.observe, ctx, given)
 
@@ -454,7 +444,7 @@ class Remove(Action[Nothing, SweptOutput]):
             left = listed(site, bucket, f"{ctx.group.name}/")
             if left:
                 return Unseen(True, f"{len(left)} objects are left in {bucket} on {site.name}")
-            if not ctx.group.staging.bucket and _stands(site, bucket):
+            if not ctx.group.staging.bucket and bucket_stands(site, bucket):
                 return Unseen(True, f"bucket {bucket} still stands on {site.name}")
         return Done(SweptOutput(kept=0))
 

@@ -48,12 +48,13 @@ def into_bucket(
     """Make a bundle called `named` under a prefix by `made`; the answer says where the image's manifest is."""
     from drpilot.transfer import bucket
     from drpilot.transfer.bundling import manifest_name
+    from drpilot.transfer.newbucket import prepare
 
     name, uplink = named
     site = site_of(session, where.site)
     address = bucket.Address.of(where.to or "")
     with clouds(site):
-        bucket.prepare(site, address.bucket, create=where.create_bucket)
+        prepare(site, address.bucket, create=where.create_bucket, acls=True)
         if bucket.present(site, address, manifest_name(name)) is not None:
             raise _other(site.name, address.bucket, address.below(manifest_name(name)))
         manifest = made(bucket.NewBucketBundle(site, address, where.acl, uplink))
@@ -95,13 +96,14 @@ def upload(
 ) -> Answer:
     """Put a bundle into a bucket, the manifest last; a bundle that is there already is left as it is."""
     from drpilot.transfer import bucket
+    from drpilot.transfer.newbucket import prepare
     from drpilot.transfer.places import Folder as Parts
 
     read, data = manifest_of(manifest)
     door = site_of(session, site)
     address = bucket.Address.of(to)
     with clouds(door):
-        bucket.prepare(door, address.bucket, create=create_bucket)
+        prepare(door, address.bucket, create=create_bucket, acls=True)
         present = bucket.present(door, address, manifest.name)
         if present is not None and present != data:
             raise _other(door.name, address.bucket, address.below(manifest.name))

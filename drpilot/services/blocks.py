@@ -24,8 +24,9 @@ from drpilot.transfer.device import DeviceSink, DeviceSource
 from drpilot.transfer.ledger import Head, Ledger
 from drpilot.transfer.nowhere import Nowhere
 from drpilot.transfer.pace import MOST, Counts, Pace
-from drpilot.transfer.parts import Parts, PartsSink, PartsSource
+from drpilot.transfer.parts import PartsSink, PartsSource
 from drpilot.transfer.reference import Reference, parse_reference
+from drpilot.transfer.shelf import BucketShelf
 from drpilot.transfer.snapshots import Ebs, NewSnapshot, SnapshotSink, SnapshotSource, snapshot_of
 from drpilot.transfer.stream import StreamSource
 
@@ -202,8 +203,10 @@ def _ebs(doors: Doors, wanted: BlockCopy, site: str) -> Ebs:
     return Ebs(doors.site(site), doors.plane(site), _pace(doors, wanted), doors.clock)
 
 
-def _parts(doors: Doors, wanted: BlockCopy, place: Reference) -> Parts:
-    return Parts(doors.site(place.site), place.name, place.prefix, _pace(doors, wanted))
+def _parts(doors: Doors, wanted: BlockCopy, place: Reference) -> BucketShelf:
+    return BucketShelf(
+        doors.site(place.site), place.name, place.prefix, _pace(doors, wanted), needs_bucket=True
+    )
 
 
 def _source(doors: Doors, wanted: BlockCopy, name: Reference) -> BlockSource:

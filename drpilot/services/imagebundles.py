@@ -31,11 +31,13 @@ from drpilot.domain.ports import (
 from drpilot.formats import seal
 from drpilot.formats.manifest import Manifest
 from drpilot.services.byhand import Hand, Stage
-from drpilot.transfer.bucket import Address, BucketParts, NewBucketBundle, prepare, present, read_manifest
+from drpilot.transfer.absence import is_absent
+from drpilot.transfer.bucket import Address, BucketParts, NewBucketBundle, present, read_manifest
 from drpilot.transfer.bundlekey import bundling_key
 from drpilot.transfer.bundling import manifest_name
 from drpilot.transfer.copy import Order, Tally, copy
 from drpilot.transfer.ledger import Head, Ledger
+from drpilot.transfer.newbucket import prepare
 from drpilot.transfer.pace import Pace
 from drpilot.transfer.retargeting import Target, checked_part, retargeted
 from drpilot.transfer.snapshots import Ebs, NewSnapshot, SnapshotSink
@@ -222,7 +224,7 @@ class Retarget:
     def start(self, ctx: Hand, given: Bundled) -> Answer[RetargetedOutput]:
         """Upload what is missing, and register."""
         site, address = ctx.site("target"), Address.of(self.place)
-        prepare(site, address.bucket, create=True)
+        prepare(site, address.bucket, create=True, acls=True, clock=ctx.clock)
         found = present(site, address, manifest_name(given.manifest.name))
         if found is not None and not self._same(site, address, given):
             key = address.below(manifest_name(given.manifest.name))
@@ -298,7 +300,7 @@ def _head(site: Site, bucket: str, key: str) -> tuple[int, str] | None:
     try:
         reply = site.call("s3", "HeadObject", {"Bucket": bucket, "Key": key})
     except CloudError as error:
-        if error.kind is FailureClass.NOT_FOUND or error.code in ("NoSuchKey", "404"):
+        if is_absent(error):
             return None
         raise
     return int(reply["ContentLength"]), str(reply["ETag"]).strip('"')

@@ -17,10 +17,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 from drpilot.base.errors import DrpilotError
-from drpilot.domain.ports import CloudError, FailureClass, Site
+from drpilot.domain.ports import CloudError, Site
 from drpilot.formats.manifest import Manifest, read
+from drpilot.transfer.absence import is_absent
 from drpilot.transfer.codec import Uplink
-from drpilot.transfer.newbucket import prepare
 from drpilot.transfer.places import PartSink, PartSource
 from drpilot.transfer.retargeting import checked_part, copy_parts
 
@@ -31,7 +31,6 @@ __all__ = [
     "NewBucketBundle",
     "delete",
     "download",
-    "prepare",
     "read_manifest",
     "upload",
 ]
@@ -79,7 +78,7 @@ def _told(site: Site, bucket: str, key: str) -> Iterator[None]:
     except CloudError as error:
         if error.code == "NoSuchBucket":
             raise DrpilotError("bucket-missing", site=site.name, bucket=bucket) from error
-        if error.kind is FailureClass.NOT_FOUND or error.code in ("NoSuchKey", "404"):
+        if is_absent(error):
             raise DrpilotError("object-missing", site=site.name, bucket=bucket, key=key) from error
         if error.code == "AccessControlListNotSupported":
             raise DrpilotError("acl-refused", site=site.name, bucket=bucket, acl=ACL) from error

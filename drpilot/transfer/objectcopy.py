@@ -17,6 +17,7 @@ from typing import Any
 
 from drpilot.domain.objects import Entry, Got, ObjectChannel, Stored, is_md5, written
 from drpilot.domain.ports import CloudError, FailureClass
+from drpilot.transfer.absence import is_object_absent
 from drpilot.transfer.objectlisting import Place
 from drpilot.transfer.pairing import Known
 
@@ -38,7 +39,6 @@ MOST_PUT_BYTES = 5 << 30  # of one PutObject or CopyObject (Amazon S3 user guide
 _SMALL_BYTES = 256 << 10
 _ROOM_BYTES = 64 << 20
 _STREAM_BYTES = 8 << 20
-_ABSENT = ("NoSuchKey", "404", "NotFound")
 _NOT_AS_LISTED = ("PreconditionFailed", "412", "StrangeReply", "InvalidRange", "416")
 _REFUSED_DIGESTS = ("BadDigest", "XAmzContentSHA256Mismatch")
 _NOT_FOR_US = ("AccessDenied", "NoSuchBucket", "NotImplemented", "InvalidRequest", "403", "501")
@@ -166,7 +166,7 @@ class Courier:
             try:
                 got, md5 = place.pace.run(once)
             except CloudError as error:
-                if error.code in _ABSENT:
+                if is_object_absent(error):
                     raise Vanished(entry.key) from error
                 if error.code not in _NOT_AS_LISTED:
                     raise
@@ -187,7 +187,7 @@ class Courier:
         try:
             return self.source.pace.run(lambda: channel.head(self.source.object(key)))
         except CloudError as error:
-            if error.code in _ABSENT:
+            if is_object_absent(error):
                 raise Vanished(key) from error
             raise
 
@@ -238,14 +238,16 @@ class Courier:
         try:
             reply = self.target.pace.run(call)
         except CloudError as error:
-            if error.code in _ABSENT:
+            if is_object_absent(error):
                 raise Vanished(entry.key) from error
             if error.code in _NOT_FOR_US or error.code in _NOT_AS_LISTED:
                 self.by_cloud = error.code in _NOT_AS_LISTED
                 return None  # read it ourselves: that says what it is now
             raise
         etag = str(reply["CopyObjectResult"]["ETag"]).strip('"')
-        if etag != entry.etag:  # no proof: a store may have passed over the condition and copied what is there now
+        if (
+            etag != entry.etag
+        ):  # no proof: a store may have passed over the condition and copied what is there now
             now = self.now(hands.source, entry.key)
             if (now.etag, now.size_bytes) != (entry.etag, entry.size_bytes):
                 raise Changed(now)

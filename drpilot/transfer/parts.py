@@ -11,10 +11,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from drpilot.base.errors import DrpilotError
-from drpilot.domain.ports import CloudError, FailureClass, Site
+from drpilot.domain.ports import CloudError, FailureClass
 from drpilot.formats.blockmap import (
     BLOCK_BYTES,
     BlockMap,
@@ -25,71 +24,40 @@ from drpilot.formats.blockmap import (
 )
 from drpilot.transfer.block import BlockReader, BlockWriter, Listing, Piece, Result
 from drpilot.transfer.pace import Pace
+from drpilot.transfer.shelf import BucketShelf
 
-__all__ = ["Parts", "PartsSink", "PartsSource"]
+__all__ = ["PartsSink", "PartsSource"]
 
 MAP_NAME = "blocks.map"
 
 
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """A place in a bucket of a site."""
+def _read_map(shelf: BucketShelf) -> BlockMap | None:
+    """The map of the newest copy; None where there is none. Raises DrpilotError `block-map`, CloudError."""
+    data = shelf.get(MAP_NAME)
+    if data is None:
+        return None
+    try:
+        return decode_map(data)
+    except MalformedMap as error:
+        raise DrpilotError("block-map", file=f"{shelf.name}/{MAP_NAME}", what=str(error)) from None
 
-    site: Site
-    bucket: str
-    prefix: str
-    pace: Pace
 
-    @property
-    def name(self) -> str:
-        """The place as people write it."""
-        return f"s3://{self.bucket}/{self.prefix}@{self.site.name}"
-
-    def key(self, name: str) -> str:
-        """The key of a name below the prefix."""
-        return f"{self.prefix}/{name}" if self.prefix else name
-
-    def block_key(self, digest: bytes) -> str:
-        """The key of a block."""
-        return self.key(f"blocks/{digest.hex()}")
-
-    def get(self, key: str) -> bytes:
-        """An object's bytes."""
-        reply = self.pace.run(lambda: self.site.call("s3", "GetObject", {"Bucket": self.bucket, "Key": key}))
-        data: bytes = reply["Body"]
-        return data
-
-    def put(self, key: str, data: bytes) -> None:
-        """Write an object."""
-        given = {"Bucket": self.bucket, "Key": key, "Body": data}
-        self.pace.run(lambda: self.site.call("s3", "PutObject", given))
-
-    def read_map(self) -> BlockMap | None:
-        """The map of the newest copy; None where there is none. Raises DrpilotError `block-map`."""
-        try:
-            data = self.get(self.key(MAP_NAME))
-        except CloudError as error:
-            if error.code in ("NoSuchKey", "404"):
-                return None
-            raise
-        try:
-            return decode_map(data)
-        except MalformedMap as error:
-            raise DrpilotError("block-map", file=f"{self.name}/{MAP_NAME}", what=str(error)) from None
+def _block(digest: bytes) -> str:
+    return f"blocks/{digest.hex()}"
 
 
 class PartsSource:
     """The newest copy at a place. Raises DrpilotError `no-parts` where there is none."""
 
-    def __init__(self, parts: Parts) -> None:
-        self.name = parts.name
-        self.pace: Pace | None = parts.pace
-        self._parts = parts
-        found = parts.read_map()
+    def __init__(self, shelf: BucketShelf) -> None:
+        self.name = shelf.name
+        self.pace: Pace | None = shelf.pace
+        self._shelf = shelf
+        found = _read_map(shelf)
         if found is None:
-            raise DrpilotError("no-parts", place=parts.name)
+            raise DrpilotError("no-parts", place=shelf.name)
         self._map = found
-        self.identity = f"{parts.name}#{found.fingerprint()}"
+        self.identity = f"{shelf.name}#{found.fingerprint()}"
         self.steady = True
         self.size_bytes = found.size_bytes
 
@@ -107,23 +75,23 @@ class PartsSource:
 
     def reader(self) -> BlockReader:
         """The site's door is shared by all threads."""
-        return _PartsReader(self._parts)
+        return _PartsReader(self._shelf)
 
     def close(self) -> None:
         """Nothing is held."""
 
 
 class _PartsReader:
-    def __init__(self, parts: Parts) -> None:
-        self._parts = parts
+    def __init__(self, shelf: BucketShelf) -> None:
+        self._shelf = shelf
 
     def read(self, piece: Piece, into: bytearray) -> bytes:
         wanted = bytes.fromhex(piece.token)
-        parts = self._parts
-        given = {"Bucket": parts.bucket, "Key": parts.block_key(wanted)}
+        shelf = self._shelf
+        given = {"Bucket": shelf.bucket, "Key": shelf.key(_block(wanted))}
 
         def once() -> None:
-            data: bytes = parts.site.call("s3", "GetObject", given)["Body"]
+            data: bytes = shelf.site.call("s3", "GetObject", given)["Body"]
             if len(data) != BLOCK_BYTES or hashlib.sha256(data).digest() != wanted:
                 message = f"block {piece.index}: the object is not what its name says"
                 raise CloudError(
@@ -131,12 +99,12 @@ class _PartsReader:
                     "ChecksumMismatch",
                     message,
                     happened="no",
-                    site=parts.site.name,
+                    site=shelf.site.name,
                     operation="s3:GetObject",
                 )
             into[:] = data
 
-        parts.pace.run(once)
+        shelf.pace.run(once)
         return wanted
 
     def close(self) -> None:
@@ -148,17 +116,17 @@ class PartsSink:
 
     blank = True
 
-    def __init__(self, parts: Parts) -> None:
-        self.name = parts.name
-        self.pace: Pace | None = parts.pace
-        self._parts = parts
+    def __init__(self, shelf: BucketShelf) -> None:
+        self.name = shelf.name
+        self.pace: Pace | None = shelf.pace
+        self._shelf = shelf
         self._held: BlockMap | None = None
         self._looked = False
 
     def held(self) -> BlockMap | None:
         """The map that lies there."""
         if not self._looked:
-            self._held, self._looked = self._parts.read_map(), True
+            self._held, self._looked = _read_map(self._shelf), True
         return self._held
 
     def check(self, base: BlockMap) -> None:
@@ -174,7 +142,7 @@ class PartsSink:
 
     def writer(self) -> BlockWriter:
         """The site's door is shared by all threads."""
-        return _PartsWriter(self._parts)
+        return _PartsWriter(self._shelf)
 
     def sync(self) -> None:
         """An object that was accepted is durable."""
@@ -183,7 +151,7 @@ class PartsSink:
         """Write the map: from here on this copy is the newest."""
         facts = {"target": self.name}
         result.block_map.facts.update(facts)
-        self._parts.put(self._parts.key(MAP_NAME), encode_map(result.block_map))
+        self._shelf.put(MAP_NAME, encode_map(result.block_map))
         return facts
 
     def close(self) -> None:
@@ -191,11 +159,11 @@ class PartsSink:
 
 
 class _PartsWriter:
-    def __init__(self, parts: Parts) -> None:
-        self._parts = parts
+    def __init__(self, shelf: BucketShelf) -> None:
+        self._shelf = shelf
 
     def write(self, index: int, data: memoryview, sha256: bytes) -> None:
-        self._parts.put(self._parts.block_key(sha256), bytes(data))
+        self._shelf.put(_block(sha256), bytes(data))
 
     def clear(self, start: int, stop: int) -> int:
         return 0  # the map says it

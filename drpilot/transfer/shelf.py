@@ -7,22 +7,24 @@ import hashlib
 from dataclasses import dataclass
 
 from drpilot.domain.plain import Json
-from drpilot.domain.ports import CloudError, FailureClass, Site
+from drpilot.domain.ports import CloudError, Site
+from drpilot.transfer.absence import is_absent, is_object_absent
 from drpilot.transfer.pace import Pace
 
 __all__ = ["BucketShelf", "listed"]
 
-_ABSENT = ("NoSuchKey", "404", "NoSuchBucket")
-
 
 @dataclass(frozen=True, slots=True)
 class BucketShelf:
-    """Objects below `prefix` in a bucket of `site`; every request goes at `pace`."""
+    """Objects below `prefix` in a bucket of `site`; every request goes at `pace`. Where there is no bucket yet, nothing
+    is there, unless it `needs_bucket`: then NoSuchBucket is raised.
+    """
 
     site: Site
     bucket: str
     prefix: str
     pace: Pace
+    needs_bucket: bool = False
 
     @property
     def name(self) -> str:
@@ -34,14 +36,14 @@ class BucketShelf:
         return f"{self.prefix}/{name}" if self.prefix else name
 
     def get(self, name: str, span: tuple[int, int] | None = None) -> bytes | None:
-        """An object's bytes, or those of `span`; None where there is no such object."""
+        """An object's bytes, or those of `span`; None where there is no such object, or no bucket."""
         given: Json = {"Bucket": self.bucket, "Key": self.key(name)}
         if span is not None:
             given["Range"] = f"bytes={span[0]}-{span[1]}"
         try:
             reply = self.pace.run(lambda: self.site.call("s3", "GetObject", given))
         except CloudError as error:
-            if error.code in _ABSENT:
+            if is_object_absent(error) or (is_absent(error) and not self.needs_bucket):
                 return None
             raise
         data = bytes(reply["Body"])
@@ -55,7 +57,7 @@ class BucketShelf:
         try:
             self.pace.run(lambda: self.site.call("s3", "HeadObject", given))
         except CloudError as error:
-            if error.code in _ABSENT or error.kind is FailureClass.NOT_FOUND:
+            if is_absent(error):
                 return False
             raise
         return True

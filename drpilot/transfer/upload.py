@@ -16,7 +16,8 @@ from dataclasses import dataclass, field, replace
 
 from drpilot.domain.objects import Entry, Got, Part, Stored, is_md5, written
 from drpilot.domain.plain import Json
-from drpilot.domain.ports import CloudError, FailureClass
+from drpilot.domain.ports import CloudError
+from drpilot.transfer.absence import is_object_absent
 from drpilot.transfer.objectcopy import (
     PART_BYTES,
     Changed,
@@ -200,7 +201,7 @@ def _there(courier: Courier, hands: Hands, entry: Entry) -> Got | None:
     try:
         return courier.target.pace.run(lambda: hands.target.head(courier.target.object(entry.key)))
     except CloudError as error:
-        if error.kind is FailureClass.NOT_FOUND:
+        if is_object_absent(error):
             return None
         raise
 

@@ -20,6 +20,7 @@ from drpilot.formats.manifest import Manifest, read
 from drpilot.transfer import bucket
 from drpilot.transfer.bucket import Address, BucketParts, NewBucketBundle
 from drpilot.transfer.bundling import Order, Watch, bundle
+from drpilot.transfer.newbucket import prepare
 from drpilot.transfer.places import Folder, NewFolderBundle
 from drpilot.transfer.unbundling import extract, secrets_of
 from tests.contract.grounds import opened
@@ -33,7 +34,7 @@ KEY = "backups/2026/image.manifest.xml"
 def site(tmp_path: Path) -> Iterator[BotoSite]:
     """A lab cloud in this process, with a bucket."""
     with opened("lab-inprocess", tmp_path / "cloud") as ground:
-        assert bucket.prepare(ground.site, "images", create=True)
+        assert prepare(ground.site, "images", create=True, acls=True)
         yield ground.site
 
 
@@ -116,7 +117,7 @@ def test_what_is_missing(site: BotoSite, local: tuple[Path, Manifest], tmp_path:
             bucket.download(site, address, NewFolderBundle(tmp_path / "down"))
         words.append(refused.value.word)
     with pytest.raises(DrpilotError) as refused:
-        bucket.prepare(site, "nowhere", create=False)
+        prepare(site, "nowhere", create=False)
     words.append(refused.value.word)
     put(site, folder, manifest, Address("images", "backups/2026"))
     site.call("s3", "DeleteObject", {"Bucket": "images", "Key": f"backups/2026/{manifest.parts[0].name}"})
