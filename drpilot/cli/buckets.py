@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["bucket_sync"]
 
 _TOLD_S = 5.0  # between two lines of progress where nothing can be redrawn
+_WORKERS = 32
 _SHOWN = 20  # names and errors shown to people; JSON has up to 100
 
 Source = Annotated[
@@ -46,7 +48,7 @@ def bucket_sync(
     ] = False,
     parallel: Annotated[
         int, typer.Option("--parallel", "-n", min=1, max=256, help="objects under way together, at most")
-    ] = 32,
+    ] = _WORKERS,
     engine: Annotated[
         Engine, typer.Option("--engine", help="who carries objects: our own data plane, or botocore")
     ] = Engine.FAST,
@@ -66,7 +68,7 @@ def bucket_sync(
         refused = installation.told(error)
         refused.hint = "what was copied is kept; the same command goes on with it"
         raise refused from error
-    return _answer(session, wanted, done, doors.clock.monotonic() - began)
+    return _answer(session, wanted, done, engine, doors.clock.monotonic() - began)
 
 
 def _progress(session: Session, clock: Clock) -> Callable[[SyncTally], None]:
@@ -102,7 +104,7 @@ def _counted(counts: Counts) -> dict[str, int]:
     }
 
 
-def _answer(session: Session, wanted: BucketSync, done: Synced, seconds: float) -> Answer:
+def _answer(session: Session, wanted: BucketSync, done: Synced, engine: Engine, seconds: float) -> Answer:
     tally = done.tally
     data: dict[str, Any] = {
         "source": done.source,
@@ -132,7 +134,9 @@ def _answer(session: Session, wanted: BucketSync, done: Synced, seconds: float) 
     }
     if wanted.dry_run:
         data["would_copy"] = list(tally.planned)
-    return Answer(data, tuple(_lines(wanted, done, seconds)), _after(session, wanted, done), _code(tally))
+        data["would_create_bucket"] = done.would_create
+    following = session.command(_after(wanted, done, engine))
+    return Answer(data, tuple(_lines(wanted, done, seconds)), following, _code(tally))
 
 
 def _code(tally: SyncTally) -> int:
@@ -140,6 +144,8 @@ def _code(tally: SyncTally) -> int:
 
 
 def _lines(wanted: BucketSync, done: Synced, seconds: float) -> list[str]:
+    from drpilot.transfer.bucketsync import place_of
+
     tally = done.tally
     size = format_size(tally.copied_bytes)
     if wanted.dry_run:
@@ -155,6 +161,9 @@ def _lines(wanted: BucketSync, done: Synced, seconds: float) -> list[str]:
         f"{done.source} → {done.target}: {what}",
         f"{tally.same} are the same already; {tally.surplus} only on the target, {surplus}",
     ]
+    if done.would_create:
+        bucket, _, site = place_of(done.target)
+        lines.append(f"would make bucket {bucket} on {site}")
     if tally.changed or tally.vanished:
         lines.append(
             f"while this went on {tally.changed} objects changed and {tally.vanished} vanished: sync again"
@@ -176,9 +185,12 @@ def _lines(wanted: BucketSync, done: Synced, seconds: float) -> list[str]:
     return lines + [f"note: {note}" for note in done.notes]
 
 
-def _after(session: Session, wanted: BucketSync, done: Synced) -> str:
-    """The next command: the sync itself, or the same once more."""
-    text = f"bucket sync {done.source} {done.target}" + (" --delete" if wanted.delete else "")
-    if done.tally.failed or wanted.dry_run:
-        return session.command(text)
-    return session.command(text + " --dry-run")
+def _after(wanted: BucketSync, done: Synced, engine: Engine) -> str:
+    """The next command: the sync itself, or the same once more, with what was asked for and as a shell takes it."""
+    words = ["bucket", "sync", done.source, done.target]
+    words += ["--delete"] if wanted.delete else []
+    words += ["--create-bucket"] if done.would_create else []
+    words += ["--parallel", str(wanted.workers)] if wanted.workers != _WORKERS else []
+    words += ["--engine", engine.value] if engine is not Engine.FAST else []
+    words += [] if done.tally.failed or wanted.dry_run else ["--dry-run"]
+    return shlex.join(words)

@@ -20,7 +20,7 @@ from drpilot.base.errors import DrpilotError
 from drpilot.domain.objects import ObjectPlane
 from drpilot.domain.plain import Json
 from drpilot.domain.ports import CloudError, Site
-from drpilot.transfer.newbucket import prepare
+from drpilot.transfer.newbucket import bucket_stands, prepare
 from drpilot.transfer.objectlisting import Place
 from drpilot.transfer.pace import Counts, Pace
 from drpilot.transfer.sync import SyncOrder, SyncTally, sync
@@ -72,6 +72,7 @@ class Synced:
     versioned: bool | None = None  # whether the source keeps older versions; None where it does not say
     by_cloud: bool = False
     created: bool = False
+    would_create: bool = False  # a dry run found no bucket to write to, and that one may be made
     engines: tuple[str, str] = field(default=("fast", "fast"))
 
 
@@ -99,10 +100,9 @@ def sync_buckets(
             2, "drpilot-buckets"
         ) as pool:  # who we are there is checked with the first call
             seen = pool.submit(_seen, source)
-            made = pool.submit(
-                prepare, target.site, target.bucket, create=wanted.create and not wanted.dry_run
-            )
-            versioned, created = seen.result(), made.result()
+            making = pool.submit(_made, target, wanted, doors.clock)
+            versioned, made = seen.result(), making.result()
+        absent = made and wanted.dry_run
         with closing(SyncRecord(doors.folder, source.name, target.name)) as record:
             began = doors.clock.now()
             tally = sync(
@@ -114,6 +114,7 @@ def sync_buckets(
                     delete=wanted.delete,
                     dry_run=wanted.dry_run,
                     by_cloud=one_store,
+                    no_target=absent,
                     told=told,
                 )
             )
@@ -131,7 +132,8 @@ def sync_buckets(
         _notes(tally, source, versioned=versioned),
         versioned,
         one_store,
-        created,
+        made and not absent,
+        absent,
         (source.plane.engine, target.plane.engine),
     )
 
@@ -178,6 +180,15 @@ def _seen(place: Place) -> bool | None:
     """See that a bucket is there; whether it keeps versions, None where that can't be told. Raises `bucket-missing`."""
     prepare(place.site, place.bucket, create=False)
     return _versioned(place)
+
+
+def _made(place: Place, wanted: BucketSync, clock: Clock) -> bool:
+    """See that there is a bucket to write to; whether it was made now, or, in a dry run, would be. Raises
+    `bucket-missing`.
+    """
+    if wanted.create and wanted.dry_run:
+        return not bucket_stands(place.site, place.bucket)
+    return prepare(place.site, place.bucket, create=wanted.create, clock=clock)
 
 
 def _versioned(place: Place) -> bool | None:

@@ -82,6 +82,7 @@ class SyncOrder:
     delete: bool = False
     dry_run: bool = False
     by_cloud: bool = False
+    no_target: bool = False  # there is no bucket to write to yet: for a dry run
     told: Callable[[SyncTally], None] | None = None
     flush_s: float = FLUSH_S
 
@@ -172,6 +173,8 @@ class _Run:
     # -- what there is to do ------------------------------------------------------------------------------
 
     def _listing(self, place: Place, side: str) -> Generator[Entry, None, None]:
+        if place is self._order.target and self._order.no_target:
+            return _nothing()
         rows = listed(place)
         return self._order.record.spooled(side, rows) if self._spooled else rows
 
@@ -424,6 +427,10 @@ class _Run:
                 record.found_surplus(surplus)
         if self._order.told is not None:
             self._order.told(self.tally)
+
+
+def _nothing() -> Generator[Entry, None, None]:
+    yield from ()
 
 
 def _entry_of(task: _Copy | _Send) -> Entry:

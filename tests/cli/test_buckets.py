@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,6 +125,55 @@ def test_the_buckets_of_a_sync_are_found_or_made(desk: Desk) -> None:
     refused = desk.json(ours.replace("@", "/other@"), "s3://to-be-made@new", "--delete", code=5)
     assert refused["error"]["word"] == "source-empty"
     assert desk.dock.contents("s3://to-be-made@new") == {"a": b"1"}
+
+
+def test_a_dry_run_says_which_bucket_it_would_make(desk: Desk) -> None:
+    """With --create-bucket a missing target is no error and stays missing; everything would be copied into it."""
+    ours, theirs = desk.dock.bucket("aws", {"a": b"1", "b": b"22"}), "s3://never-made@new"
+    told = desk.json(ours, theirs, "--dry-run", "--create-bucket", "--delete")
+    assert (told["would_create_bucket"], told["bucket_created"]) == (True, False)
+    assert (told["would_copy"], told["copied_bytes"], told["target_objects"]) == (["a", "b"], 3, 0)
+    said = desk(ours, theirs, "--dry-run", "--create-bucket")
+    assert "would make bucket never-made on new" in said.stdout
+    assert desk.json(ours, theirs, "--dry-run", code=9)["error"]["word"] == "bucket-missing"
+    for operation in ("CreateBucket", "PutObject"):
+        assert desk.dock.calls("new", operation) == 0
+    there = desk.dock.bucket("new")
+    assert not desk.json(ours, there, "--dry-run", "--create-bucket")["would_create_bucket"]
+
+
+def test_the_next_command_is_this_one_as_a_shell_takes_it(desk: Desk) -> None:
+    """Names with blanks and quotes are quoted, and what was asked for beside them is asked for again."""
+    ours, theirs = desk.dock.bucket("aws", {"it's here/a": b"1"}), "s3://to-make/two words@new"
+    source = ours.replace("@", "/it's here@")
+    options = ("--delete", "--create-bucket", "-n", "4", "--engine", "sdk")
+    said = desk(source, theirs, *options, "--dry-run")
+    assert said.exit_code == 0, said.stderr
+    words = next_command(said)
+    assert words == [
+        "drpilot",
+        "bucket",
+        "sync",
+        source,
+        theirs,
+        *options[:2],
+        "--parallel",
+        *options[3:],
+        "--lab",
+    ]
+    done = CliRunner().invoke(app, words[1:], env=desk.environment)
+    assert done.exit_code == 0, done.stderr
+    assert desk.dock.contents("s3://to-make@new") == {"two words/a": b"1"}
+    again = next_command(done)
+    assert again == [word for word in words[:-1] if word != "--create-bucket"] + ["--dry-run", "--lab"]
+    failing = desk(desk.dock.bucket("aws", {"k" * 900: b"2"}), f"s3://to-make/{'p' * 300}@new", "-n", "2")
+    assert failing.exit_code == 1
+    assert next_command(failing)[-3:] == ["--parallel", "2", "--lab"]
+
+
+def next_command(said: Result) -> list[str]:
+    """The words of the command that an answer ends with, as a shell reads them."""
+    return shlex.split(said.stdout.splitlines()[-1].partition("next: ")[2])
 
 
 def test_a_side_that_is_down_ends_the_sync_at_once(desk: Desk) -> None:
