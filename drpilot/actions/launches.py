@@ -9,6 +9,7 @@ scaling group that launches from them.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -24,9 +25,20 @@ from drpilot.domain.plain import Json
 from drpilot.domain.ports import CloudError, Context, Site
 from drpilot.inventory.launching import digest_of
 
-__all__ = ["Launch", "build", "configurations", "describable", "standing_user_data", "sweep", "there"]
+__all__ = [
+    "Launch",
+    "build",
+    "configurations",
+    "describable",
+    "named",
+    "standing_user_data",
+    "sweep",
+    "there",
+]
 
 _NAME = "drpilot"
+_HOLDS = re.compile(r"[0-9a-f]{12}")
+_MOST_KEY = 190  # of 255 characters, beside a group's name (40) and what a configuration holds (12)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,8 +181,28 @@ def _configuration(ctx: Context, site: Site, group: ScalingGroup, image: str) ->
     return data
 
 
-def _prefix(group_name: str, key: str = "") -> str:
-    return f"{_NAME}.{group_name}.{key[:100]}." if key else f"{_NAME}.{group_name}."
+def _stem(group_name: str, key: str) -> str:
+    """What all configurations of a scaling group are called, but for what they hold. A key may have dots; one that
+    would make the name too long is cut, and told from others by its digest.
+    """
+    if len(key) > _MOST_KEY:
+        key = f"{key[: _MOST_KEY - 13]}-{digest(key)[:12]}"
+    return f"{_NAME}.{group_name}.{key}"
+
+
+def named(group_name: str, key: str, holds: str) -> str:
+    """The name of a configuration made for the scaling group `key` of a group: at most 255 characters; `holds` says
+    what is in it, in 12 hex digits.
+    """
+    return f"{_stem(group_name, key)}.{holds}"
+
+
+def _is_of(name: str, group_name: str, key: str) -> bool:
+    """Whether a configuration was made for a group (whose name has no dot), or for its scaling group `key`."""
+    if not key:
+        return name.startswith(f"{_NAME}.{group_name}.")
+    stem, _, holds = name.rpartition(".")
+    return stem == _stem(group_name, key) and _HOLDS.fullmatch(holds) is not None
 
 
 def configurations(site: Site, group_name: str, key: str = "") -> list[str]:
@@ -181,7 +213,7 @@ def configurations(site: Site, group_name: str, key: str = "") -> list[str]:
     if "launch-configuration" not in site.capabilities:
         return []
     names = [str(one["LaunchConfigurationName"]) for one in _all(site)]
-    return sorted(name for name in names if name.startswith(_prefix(group_name, key)))
+    return sorted(name for name in names if _is_of(name, group_name, key))
 
 
 def _all(site: Site) -> list[Json]:
@@ -203,8 +235,10 @@ def _fitting(ctx: Context, tier: Tier, image: str) -> Json | None:
     """The configuration the group has, else one of ours for it, that says what `image` and the group need."""
     site, group = ctx.site("target"), scaling_of(tier)
     wanted = _configuration(ctx, site, group, image)
-    used, prefix = _used(site, group_view(site, group.key)), _prefix(ctx.group.name, group.key)
-    ours = [one for one in _all(site) if str(one["LaunchConfigurationName"]).startswith(prefix)]
+    used = _used(site, group_view(site, group.key))
+    ours = [
+        one for one in _all(site) if _is_of(str(one["LaunchConfigurationName"]), ctx.group.name, group.key)
+    ]
     for have in [*([used] if used is not None else []), *ours]:
         same = all(_same(have.get(key), value) for key, value in wanted.items())
         if same and user_data.fits(ctx, group, have.get("UserData") or None):
@@ -221,7 +255,7 @@ def _build_configuration(ctx: Context, tier: Tier, image: str) -> None:
     params: Json = {
         **data,
         **carried,
-        "LaunchConfigurationName": f"{_prefix(ctx.group.name, group.key)}{holds}",
+        "LaunchConfigurationName": named(ctx.group.name, group.key, holds),
     }
     try:
         site.call("autoscaling", "CreateLaunchConfiguration", params)

@@ -17,9 +17,8 @@ from drpilot.domain.group import Tier
 from drpilot.domain.plain import Json
 from drpilot.domain.ports import Context, FailureClass, StepFailed
 
-__all__ = ["build_balancer", "build_group", "build_template", "facts_of", "mappable", "standing_user_data"]
+__all__ = ["build_group", "build_template", "facts_of", "mappable", "standing_user_data"]
 
-build_balancer = balancers.build
 build_template = launches.build
 standing_user_data = launches.standing_user_data
 
