@@ -48,7 +48,8 @@ def status(session: Session, group: MaybeGroup = None) -> Answer:
 
     house = session.house
     now = house.clock.now()
-    known = told.read(house.journal, group)
+    carried = house.world.transfers
+    known = told.read(house.journal, group, carried.folder if carried is not None else None)
     if group is not None:
         from drpilot.services.grouppage import group_page
 

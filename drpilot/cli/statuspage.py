@@ -125,9 +125,9 @@ def _tables(page: GroupPage, now: datetime) -> Iterator[Table]:
         tuple((s.tier, s.site, s.state, s.facts.get("unhealthy") or None) for s in page.standbys),
     )
     yield Table(
-        ("BUCKET", "ACTIVE", "STANDBY", "IN STEP SINCE", "AGE", "OBJECTS"),
+        ("BUCKET", "ACTIVE", "STANDBY", "IN STEP SINCE", "AGE", "OBJECTS", "BY"),
         tuple(
-            (b.key, b.active, b.standby, _at(b.synced_at, now), span(b.age_s), b.objects)
+            (b.key, b.active, b.standby, _at(b.synced_at, now), span(b.age_s), b.objects, b.by or None)
             for b in page.buckets
         ),
     )

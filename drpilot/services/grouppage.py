@@ -160,7 +160,7 @@ def group_page(known: Known, now: datetime) -> GroupPage:
             )
             for run in group.recent[:5]
         ),
-        buckets=bucket_lines(view, group.recent, now),
+        buckets=bucket_lines(view, group.recent, now, group.receipts),
         findings=tuple(_open(finding, group, now) for finding in group.findings),
         sites=tuple(
             site_look(site, now) for site in known.sites if site.name in (view.active, view.standing)

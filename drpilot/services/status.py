@@ -6,9 +6,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
 
+from drpilot.domain.plain import Json
 from drpilot.domain.plan import Plan
 from drpilot.domain.point import RecoveryPoint, choose, loss_s
 from drpilot.domain.ports import StandbyView
@@ -19,7 +21,7 @@ from drpilot.journal.holder import is_gone
 from drpilot.journal.journal import Journal
 from drpilot.journal.views import FindingView, GroupView, ScheduleView, ServiceView, SiteView
 from drpilot.report.plain import as_json
-from drpilot.services.bucketlag import RUNS, late_buckets
+from drpilot.services.bucketlag import RUNS, kept_receipts, late_buckets
 from drpilot.services.burstline import BurstLine, burst_line
 from drpilot.services.conditions import Facts, Judged, assess, last_drill
 from drpilot.services.guidance import Situation, next_command
@@ -62,6 +64,7 @@ class KnownGroup:
     findings: tuple[FindingView, ...] = ()
     gone: frozenset[str] = frozenset()
     ended: tuple[str, datetime] | None = None  # the run that ended last, and when
+    receipts: Mapping[str, Json] = field(default_factory=dict)  # of the last sync of each bucket, by its key
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,8 +195,10 @@ class Overview:
     next: str
 
 
-def read(journal: Journal, group: str | None = None) -> Known:
-    """A snapshot of everything, or of one group; raises `unknown-group`."""
+def read(journal: Journal, group: str | None = None, transfers: Path | None = None) -> Known:
+    """A snapshot of everything, or of one group; raises `unknown-group`. `transfers` is the folder of what syncs by
+    hand leave: they are no runs, so the journal does not know them.
+    """
     views = (journal.group(group),) if group is not None else journal.groups()
     live_runs = journal.runs(group, live=True, limit=500)
     known = []
@@ -209,6 +214,7 @@ def read(journal: Journal, group: str | None = None) -> Known:
                 recent=_recent(journal, view, whole=group is not None),
                 findings=journal.findings(view.name),
                 ended=last_ended(journal, view.name),
+                receipts=kept_receipts(transfers, view) if transfers is not None else {},
                 gone=frozenset(run.id for run in live if run.holder is not None and is_gone(run.holder)),
             )
         )
@@ -286,7 +292,7 @@ def row_of(known: KnownGroup, around: Known, now: datetime) -> Row:
         live=live,
         problems=(
             *_problems(seen),
-            *(Problem("BucketLate", *late) for late in late_buckets(view, known.recent, now)),
+            *(Problem("BucketLate", *late) for late in late_buckets(view, known.recent, now, known.receipts)),
         ),
         next=next_command(_situation(seen)),
         burst=burst_line(view.burst, now),

@@ -78,18 +78,22 @@ def record_path(folder: Path, source: str, target: str) -> Path:
 
 
 def last_receipt(folder: Path, source: str, target: str) -> Json | None:
-    """What `SyncRecord.sign` kept of the last whole sync of a pair, also while another one is at it; None where there
-    is none, or none that can be read.
+    """What `SyncRecord.sign` kept of the last whole sync from `source` to `target`, also while another one is at it;
+    None where there is none, or none that can be read.
     """
     path = record_path(folder, source, target)
     if not path.exists():
         return None
     try:
         with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=10.0)) as database:
-            row = database.execute("SELECT body FROM receipt").fetchone()
+            return next((one for one in _receipts(database) if one.get("target") == target), None)
     except sqlite3.Error:
         return None
-    return dict(json.loads(row[0])) if row is not None else None
+
+
+def _receipts(database: sqlite3.Connection) -> list[Json]:
+    """One for each direction that was synced."""
+    return [dict(json.loads(body)) for (body,) in database.execute("SELECT body FROM receipt")]
 
 
 class SyncRecord:
@@ -242,10 +246,12 @@ class SyncRecord:
     # -- what was done ------------------------------------------------------------------------------------
 
     def sign(self, receipt: Json) -> None:
-        """Keep what the last whole sync was, instead of the one before."""
+        """Keep what the last whole sync into this target was, instead of the one before."""
         with self._told() as database:
+            others = [one for one in _receipts(database) if one.get("target") not in (None, self._target)]
             database.execute("DELETE FROM receipt")
-            database.execute("INSERT INTO receipt VALUES (?)", (json.dumps(receipt),))
+            kept = [*others, {**receipt, "target": self._target}]
+            database.executemany("INSERT INTO receipt VALUES (?)", [(json.dumps(one),) for one in kept])
 
     def close(self) -> None:
         """Let go of it."""

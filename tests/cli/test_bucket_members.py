@@ -144,6 +144,25 @@ def test_buckets_go_with_the_group_and_come_back(lab: Lab) -> None:
     assert lab.contents("home", "shop-assets") == {"a": b"new", "big": BIG, "c": b"after"}
     told = {row["key"]: row for row in lab.told("status", "shop")["buckets"]}
     assert (told["assets"]["active"], told["assets"]["objects"]) == ("shop-assets-dr/all", 3)
+    _a_sync_by_hand_counts(lab, told["assets"])
+
+
+def _a_sync_by_hand_counts(lab: Lab, before: dict[str, Any]) -> None:
+    """Status tells the last sync in this direction, whoever did it; one of the other direction it does not."""
+    lab.put("away", "shop-assets-dr", **{"all/d": b"by hand"})
+    active, standby = "s3://shop-assets-dr/all@away", "s3://shop-assets@home"
+    assert lab.told("bucket", "sync", active, standby)["copied"] == 1
+    (after, *_) = lab.told("status", "shop")["buckets"]
+    assert (after["key"], after["objects"], after["by"], before["by"] != "hand") == (
+        "assets",
+        4,
+        "hand",
+        True,
+    )
+    assert after["synced_at"] > before["synced_at"]
+    lab.told("bucket", "sync", standby, active)
+    (again, *_) = lab.told("status", "shop")["buckets"]
+    assert again["synced_at"] == after["synced_at"]
 
 
 def _a_bucket_that_fails_keeps_no_point_back(lab: Lab) -> None:
@@ -158,6 +177,49 @@ def _a_bucket_that_fails_keeps_no_point_back(lab: Lab) -> None:
     }
     assert lab.told("point", "list", "shop")["points"][0]["state"] == "available"
     assert lab.contents("away", "shop-uploads") == {"u": b"3"}
+
+
+@pytest.mark.timeout(300)
+def test_a_failover_ends_a_sync_of_its_group_and_goes_on(lab: Lab) -> None:
+    """Begun while a replication brings over a bucket object by object: the failover does not wait for it, and the
+    process that was at it ends by itself, in the middle, with its run cancelled.
+    """
+    lab.told("protect", str(lab.group_file))
+    count = 400
+    lab.put("home", "shop-assets", **{f"{number:03d}": b"%d" % number for number in range(count)})
+    lab.told("lab", "break", "away", "--fault", "latency=4:s3.PutObject")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "drpilot", "replicate", "shop", "--lab"],
+        env=lab.environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        clock = RealClock()
+        end = clock.monotonic() + 90
+        while not lab.contents("away", "shop-assets-dr"):
+            assert process.poll() is None
+            assert clock.monotonic() < end
+        reason = (
+            "--reason",
+            "it died",
+            "--confirm",
+            "shop",
+            "--accept-data-loss",
+            "1h",
+            "--break-glass",
+            "a",
+        )
+        moved = lab.told("failover", "shop", *reason)
+        assert moved["state"] == "awaiting_commit"
+        assert process.wait(120) != 0
+    finally:
+        process.kill()
+        process.wait(30)
+    runs = {run["mode"]: run for run in lab.told("status", "shop")["runs"]}
+    assert (runs["replicate"]["state"], runs["replicate"]["result"]) == ("finished", "cancelled")
+    assert runs["failover"]["state"] == "awaiting_commit"
+    assert 0 < len(lab.contents("away", "shop-assets-dr")) < count
 
 
 @pytest.mark.slow

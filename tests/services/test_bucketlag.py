@@ -9,6 +9,7 @@ import pytest
 
 from drpilot.base.clock import rfc3339
 from drpilot.domain.group import Bucket, Group, Objectives
+from drpilot.domain.plain import Json
 from drpilot.domain.plan import Plan, PlannedStep
 from drpilot.domain.run import RunView, StepView
 from drpilot.journal.views import GroupView
@@ -58,6 +59,28 @@ def test_the_newest_run_that_brought_it_over_counts() -> None:
         (60.0, "a-dr", "a"),
         (60.0, "u-dr", "u"),
     ]
+
+
+def receipt(minutes_ago: int, by: str = "") -> Json:
+    """What a whole sync left beside its record; `by` is empty where a person did it."""
+    return {
+        "by": by,
+        "synced_at": rfc3339(NOW - timedelta(minutes=minutes_ago)),
+        "source_objects": 7,
+    }
+
+
+def test_the_last_sync_counts_whoever_did_it() -> None:
+    """One by hand after the newest run is the age that is told, one before it is not; no run at all is needed."""
+    runs = [run(20, assets=True)]
+    by_hand = {"assets": receipt(3), "uploads": receipt(4)}
+    assets, uploads = bucket_lines(VIEW, runs, NOW, by_hand)
+    assert (assets.age_s, assets.objects, assets.by) == (180.0, 7, "hand")
+    assert (uploads.age_s, uploads.objects, uploads.by) == (240.0, 7, "hand")
+    assert list(late_buckets(VIEW, runs, NOW, by_hand)) == []
+    assets, uploads = bucket_lines(VIEW, runs, NOW, {"assets": receipt(30), "uploads": receipt(2, "r9/x")})
+    assert (assets.age_s, assets.objects, assets.by) == (1200.0, 20, "shop/1")
+    assert (uploads.age_s, uploads.by) == (120.0, "run")
 
 
 def test_only_what_is_later_than_the_objective_is_told() -> None:

@@ -15,7 +15,7 @@ import pytest
 from drpilot.base.errors import DrpilotError
 from drpilot.domain.objects import Entry, ObjectChannel, ObjectName, Page, Stored
 from drpilot.domain.ports import CloudError, FailureClass
-from drpilot.transfer.syncrecord import SyncRecord
+from drpilot.transfer.syncrecord import SyncRecord, last_receipt
 from tests.grounds import Door, key_file, moto_server, patient
 from tests.transfer.dock import MIB, ODD, Between, Dock, Docked, data_of, docked, running
 
@@ -366,6 +366,27 @@ def test_two_syncs_of_one_pair_do_not_meet(dock: Dock) -> None:
     assert caught.value.word == "copy-busy"
     held.close()
     assert dock.sync(ours, theirs).tally.copied == 1
+
+
+def test_each_direction_has_its_own_receipt(dock: Dock) -> None:
+    """What was brought back says nothing of how old the other side is, and does not wipe out what is known of it."""
+    ours, theirs = dock.bucket("aws", {"a": b"1"}), dock.bucket("aws2")
+    folder = dock.folder / "transfers"
+    dock.sync(ours, theirs, by="run/step")
+    assert last_receipt(folder, theirs, ours) is None
+    there = last_receipt(folder, ours, theirs)
+    assert there is not None
+    assert (there["by"], there["copied"]) == ("run/step", 1)
+    dock.sync(theirs, ours)
+    back = last_receipt(folder, theirs, ours)
+    assert back is not None
+    assert (back["by"], back["same"]) == ("", 1)
+    assert last_receipt(folder, ours, theirs) == there
+    dock.sync(ours, theirs)
+    again = last_receipt(folder, ours, theirs)
+    assert again is not None
+    assert (again["by"], again["same"]) == ("", 1)
+    assert last_receipt(folder, theirs, ours) == back
 
 
 def test_versions_are_noted_and_only_the_current_one_travels(dock: Dock, tmp_path: Path) -> None:
