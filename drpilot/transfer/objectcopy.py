@@ -277,7 +277,7 @@ class Courier:
         given |= written(got.facts)
 
         def once() -> tuple[Stored, bytes]:
-            body = _Ranges(self, hands.source, entry)
+            body = _Ranges(self, hands.source, entry, room)
             try:
                 with refused_as_damaged(self.target):
                     reply = self.target.site.call("s3", "PutObject", {**given, "Body": body})
@@ -291,7 +291,8 @@ class Courier:
             self._proven(stored, body.md5.digest(), name.key)
             return stored, body.md5.digest()
 
-        stored, md5 = self.target.pace.run(once)
+        with hands.buffer(min(entry.size_bytes, _STREAM_BYTES)) as room:
+            stored, md5 = self.target.pace.run(once)
         return Copied(_equal(entry, got, stored, md5), got.tags)
 
 
@@ -300,11 +301,13 @@ def _equal(entry: Entry, got: Got, stored: Stored, md5: bytes) -> Known:
 
 
 class _Ranges(io.RawIOBase):
-    """An object of the source as a file that is read once, or, where its hash is wanted first, twice."""
+    """An object of the source as a file that is read once, or, where its hash is wanted first, twice; a piece at a time
+    through `room`.
+    """
 
-    def __init__(self, courier: Courier, channel: ObjectChannel, entry: Entry) -> None:
+    def __init__(self, courier: Courier, channel: ObjectChannel, entry: Entry, room: memoryview) -> None:
         super().__init__()
-        self._courier, self._channel, self._entry = courier, channel, entry
+        self._courier, self._channel, self._entry, self._room = courier, channel, entry, room
         self._place = 0
         self._piece = memoryview(b"")
         self.md5 = hashlib.md5(usedforsecurity=False)
@@ -335,7 +338,7 @@ class _Ranges(io.RawIOBase):
             rest = self._entry.size_bytes - self._place
             if rest <= 0:
                 return b""
-            view = memoryview(bytearray(min(rest, _STREAM_BYTES)))
+            view = self._room[: min(rest, len(self._room))]  # all of the last piece was given
             span = (self._place, self._place + len(view) - 1)
             try:
                 self._courier.read(self._channel, self._entry, view, span)

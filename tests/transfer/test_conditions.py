@@ -1,15 +1,24 @@
-"""Objects replaced while a bucket is synced, at stores that know conditions and at stores that pass over them."""
+"""Objects on their way: replaced meanwhile, at stores that know conditions and at stores that pass over them; and the
+memory they take.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
-from drpilot.domain.objects import ObjectChannel, ObjectName, Page
+from drpilot.base.clock import Chance, RealClock
+from drpilot.domain.objects import Entry, ObjectChannel, ObjectName, Page
+from drpilot.transfer.objectcopy import Courier, Hands, Room
+from drpilot.transfer.objectlisting import Place, listed
+from drpilot.transfer.pace import Pace
 from drpilot.transfer.syncrecord import SyncRecord
 from tests.transfer.dock import MIB, Between, Dock, Docked, data_of, docked, running
 
@@ -79,6 +88,53 @@ def test_a_copy_by_the_store_is_of_what_was_listed(dock: Dock) -> None:
     done = dock.sync(ours, theirs).tally
     assert (done.changed, done.copied) == (1, 1)
     assert dock.contents(theirs) == {"a": b"22"}
+
+
+class Counted(Room):
+    """Counts the most that was lent at once."""
+
+    def __init__(self, total_bytes: int) -> None:
+        super().__init__(total_bytes)
+        self.lock, self.now, self.most = threading.Lock(), 0, 0
+
+    @contextmanager
+    def lent(self, size_bytes: int) -> Iterator[memoryview]:
+        with super().lent(size_bytes) as view:
+            with self.lock:
+                self.now += size_bytes
+                self.most = max(self.most, self.now)
+            yield view
+            with self.lock:
+                self.now -= size_bytes
+
+
+def test_streams_take_their_memory_from_the_common_room(dock: Dock) -> None:
+    """Large objects in one piece, four threads, room for two: never more than that is lent, and all arrive."""
+    objects = {str(number): data_of(number, 9 * MIB) for number in range(4)}
+    ours, theirs = dock.bucket("aws", objects), dock.bucket("aws2")
+    doors, room = dock.doors(), Counted(16 * MIB)
+    places = [
+        Place(
+            dock.sites[site],
+            doors.plane(site),
+            place.removeprefix("s3://").partition("@")[0],
+            "",
+            Pace(RealClock(), Chance(1)),
+        )
+        for site, place in (("aws", ours), ("aws2", theirs))
+    ]
+    courier = Courier(places[0], places[1], by_cloud=False)
+    entries = list(listed(places[0]))
+
+    def carry(entry: Entry) -> None:
+        hands = Hands(places[0], places[1], room)
+        courier.streamed(hands, entry)
+        hands.close()
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(carry, entries))
+    assert dock.contents(theirs) == objects
+    assert room.most in (8 * MIB, 16 * MIB)
 
 
 class Unconditional:
