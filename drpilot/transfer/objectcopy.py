@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import mmap
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -80,7 +81,8 @@ class Room:
             self._news.wait_for(lambda: self._left >= taken)
             self._left -= taken
         try:
-            yield memoryview(bytearray(size_bytes))
+            # Pages of their own, given back when nobody holds them: what a thread frees to malloc stays in its arena.
+            yield memoryview(mmap.mmap(-1, size_bytes))
         finally:
             with self._news:
                 self._left += taken
