@@ -8,10 +8,10 @@ whatever the busy timeout says.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, event, inspect
 from sqlalchemy.engine import make_url
@@ -24,6 +24,8 @@ from drpilot.journal.tables import SCHEMA
 __all__ = ["Database", "migrations_folder"]
 
 _BUSY_MS = 15_000
+
+T = TypeVar("T")
 
 
 def migrations_folder() -> Path:
@@ -98,19 +100,18 @@ class Database:
         configuration.attributes["engine"] = self.engine
         command.upgrade(configuration, "head")
 
-    @contextmanager
-    def write(self) -> Iterator[Session]:
-        """One write transaction: committed as a whole or not at all."""
+    def write(self, work: Callable[[Session], T]) -> T:
+        """What `work` returns, run as one write transaction: committed as a whole or not at all."""
         with self.refusals(), Session(self.engine, expire_on_commit=False) as session:
-            yield session
+            value = work(session)
             session.commit()
+            return value
 
-    @contextmanager
-    def read(self) -> Iterator[Session]:
-        """One consistent reading; takes no write lock."""
+    def read(self, work: Callable[[Session], T]) -> T:
+        """What `work` returns from one consistent reading; takes no write lock."""
         reader = self.engine.execution_options(drpilot_reads=True)
         with self.refusals(), Session(reader, expire_on_commit=False) as session:
-            yield session
+            return work(session)
 
     @contextmanager
     def refusals(self) -> Iterator[None]:

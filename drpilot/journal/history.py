@@ -21,14 +21,15 @@ __all__ = ["last_ended", "recoveries", "runs_of"]
 
 def runs_of(journal: Journal, group: str, modes: Sequence[str], *, limit: int = 10) -> tuple[RunView, ...]:
     """The newest runs of a group in one of `modes`, live ones included, newest first."""
-    with journal.database.read() as session:
-        query = (
-            select(RunRow)
-            .where(RunRow.group == group, col(RunRow.mode).in_(list(modes)))
-            .order_by(col(RunRow.number).desc())
-            .limit(limit)
-        )
-        return tuple(views.run_view(session, row) for row in session.exec(query).all())
+    query = (
+        select(RunRow)
+        .where(RunRow.group == group, col(RunRow.mode).in_(list(modes)))
+        .order_by(col(RunRow.number).desc())
+        .limit(limit)
+    )
+    return journal.database.read(
+        lambda session: tuple(views.run_view(session, row) for row in session.exec(query).all())
+    )
 
 
 def recoveries(journal: Journal, group: str, *, limit: int = 12) -> tuple[RunView, ...]:
@@ -38,12 +39,11 @@ def recoveries(journal: Journal, group: str, *, limit: int = 12) -> tuple[RunVie
 
 def last_ended(journal: Journal, group: str) -> tuple[str, datetime] | None:
     """The run of a group that ended last, by name, and when; None where none has."""
-    with journal.database.read() as session:
-        query = (
-            select(RunRow.number, RunRow.ended_at)
-            .where(RunRow.group == group, col(RunRow.ended_at).is_not(None))
-            .order_by(col(RunRow.ended_at).desc())
-            .limit(1)
-        )
-        row = session.exec(query).first()
-        return None if row is None or row[1] is None else (f"{group}/{row[0]}", from_micros(row[1]))
+    query = (
+        select(RunRow.number, RunRow.ended_at)
+        .where(RunRow.group == group, col(RunRow.ended_at).is_not(None))
+        .order_by(col(RunRow.ended_at).desc())
+        .limit(1)
+    )
+    row = journal.database.read(lambda session: session.exec(query).first())
+    return None if row is None or row[1] is None else (f"{group}/{row[0]}", from_micros(row[1]))

@@ -39,6 +39,7 @@ from drpilot.journal.tables import (
     RunRow,
     StepRow,
 )
+from drpilot.journal.transaction import reading, written
 
 __all__ = ["LEASE_S", "Journal", "NewRun", "Superseded"]
 
@@ -96,19 +97,22 @@ class Journal(Registry):
 
         A run in lane `move` asks live copies and drills beside it to cancel; it never waits for them.
         """
-        plan = new.plan
         try:
-            with self.database.write() as session:
-                group = session.get(GroupRow, plan.group)
-                if group is None:
-                    raise DrpilotError("unknown-group", group=plan.group)
-                self._guard_create(session, group, new)
-                row = self._insert(session, new)
-                if plan.lane == "move":
-                    self._cancel_beside(session, row, new.by)
-                return views.run_view(session, row)
+            return self._create(new)
         except IntegrityError as error:
-            raise self.busy(plan.group, plan.lane) from error
+            raise self.busy(new.plan.group, new.plan.lane) from error
+
+    @written
+    def _create(self, session: Session, new: NewRun) -> RunView:
+        plan = new.plan
+        group = session.get(GroupRow, plan.group)
+        if group is None:
+            raise DrpilotError("unknown-group", group=plan.group)
+        self._guard_create(session, group, new)
+        row = self._insert(session, new)
+        if plan.lane == "move":
+            self._cancel_beside(session, row, new.by)
+        return views.run_view(session, row)
 
     def _guard_create(self, session: Session, group: GroupRow, new: NewRun) -> None:
         held = session.exec(
@@ -184,15 +188,15 @@ class Journal(Registry):
         for other in others:
             self._post(session, other.id, "cancel", by, comment=f"{row.group}/{row.number} {row.mode} began")
 
-    def busy(self, group: str, lane: str) -> DrpilotError:
+    @reading
+    def busy(self, session: Session, group: str, lane: str) -> DrpilotError:
         """The refusal of a second run in a lane, naming the first."""
-        with self.database.read() as session:
-            row = session.exec(
-                select(RunRow).where(RunRow.group == group, RunRow.lane == lane, RunRow.live == 1)
-            ).first()
-            if row is None:
-                return DrpilotError("journal-busy", path=self.database.shown)
-            return self._busy(row)
+        row = session.exec(
+            select(RunRow).where(RunRow.group == group, RunRow.lane == lane, RunRow.live == 1)
+        ).first()
+        if row is None:
+            return DrpilotError("journal-busy", path=self.database.shown)
+        return self._busy(row)
 
     @staticmethod
     def _busy(row: RunRow) -> DrpilotError:
@@ -207,29 +211,29 @@ class Journal(Registry):
             data={"run": name, "lane": row.lane, "by": row.by},
         )
 
-    def acquire(self, run: str, holder: Holder) -> Lease | None:
+    @written
+    def acquire(self, session: Session, run: str, holder: Holder) -> Lease | None:
         """The right to drive `run`, with a higher term; None while another living driver holds it.
 
         Take-over needs the lease to have run out, or, on the same host, the holder's process to be gone.
         """
         now = self.clock.now()
-        with self.database.write() as session:
-            row = session.get(RunRow, run)
-            if row is None or row.live != 1:
-                return None
-            before = from_plain(Holder, unpack(row.holder)) if row.holder else None
-            held = before is not None and from_micros(row.lease_until) > now and not is_gone(before)
-            if held and before != holder:
-                return None
-            row.term += 1
-            row.holder = pack_value(holder)
-            row.lease_until = micros(now + timedelta(seconds=LEASE_S))
-            session.add(row)
-            writer = Writer(session, now, holder.person, row.group, row)
-            writer.event(
-                "acquired", {"term": row.term, "holder": holder.text, "from": before.text if before else None}
-            )
-            return Lease(row.id, holder, row.term)
+        row = session.get(RunRow, run)
+        if row is None or row.live != 1:
+            return None
+        before = from_plain(Holder, unpack(row.holder)) if row.holder else None
+        held = before is not None and from_micros(row.lease_until) > now and not is_gone(before)
+        if held and before != holder:
+            return None
+        row.term += 1
+        row.holder = pack_value(holder)
+        row.lease_until = micros(now + timedelta(seconds=LEASE_S))
+        session.add(row)
+        writer = Writer(session, now, holder.person, row.group, row)
+        writer.event(
+            "acquired", {"term": row.term, "holder": holder.text, "from": before.text if before else None}
+        )
+        return Lease(row.id, holder, row.term)
 
     def _guarded(self, session: Session, lease: Lease) -> RunRow:
         row = session.get_one(RunRow, lease.run)
@@ -242,45 +246,52 @@ class Journal(Registry):
         """Write `changes` in one guarded transaction: one crash point. Raises `Superseded`."""
         if self.before_commit is not None:
             self.before_commit(changes)
-        now = self.clock.now()
-        with self.database.write() as session:
-            row = self._guarded(session, lease)
-            row.lease_until = micros(now + timedelta(seconds=LEASE_S))
-            session.add(row)
-            writer = Writer(session, now, lease.holder.person, row.group, row)
-            for change in changes:
-                writer.apply(change)
+        self._commit(lease, changes)
         if self.after_commit is not None:
             self.after_commit(changes)
 
-    def renew(self, lease: Lease) -> None:
+    @written
+    def _commit(self, session: Session, lease: Lease, changes: Sequence[Change]) -> None:
+        now = self.clock.now()
+        row = self._guarded(session, lease)
+        row.lease_until = micros(now + timedelta(seconds=LEASE_S))
+        session.add(row)
+        writer = Writer(session, now, lease.holder.person, row.group, row)
+        for change in changes:
+            writer.apply(change)
+
+    @written
+    def renew(self, session: Session, lease: Lease) -> None:
         """Keep the lease alive; raises `Superseded`."""
         now = self.clock.now()
-        with self.database.write() as session:
-            row = self._guarded(session, lease)
-            row.lease_until = micros(now + timedelta(seconds=LEASE_S))
-            session.add(row)
+        row = self._guarded(session, lease)
+        row.lease_until = micros(now + timedelta(seconds=LEASE_S))
+        session.add(row)
 
-    def release(self, lease: Lease) -> None:
+    @written
+    def release(self, session: Session, lease: Lease) -> None:
         """Give the run to whoever comes next; silent when it was taken over already."""
-        with self.database.write() as session:
-            row = session.get_one(RunRow, lease.run)
-            if row.term == lease.term:
-                row.lease_until, row.holder = 0, None
-                session.add(row)
-
-    def checkpoint(self, lease: Lease, path: str, number: int, state: dict[str, Any]) -> None:
-        """Store an attempt's progress; a later attempt of the step gets it back."""
-        with self.database.write() as session:
-            self._guarded(session, lease)
-            row = session.get_one(AttemptRow, (lease.run, path, number))
-            row.checkpoint = pack(state)
+        row = session.get_one(RunRow, lease.run)
+        if row.term == lease.term:
+            row.lease_until, row.holder = 0, None
             session.add(row)
+
+    @written
+    def checkpoint(
+        self, session: Session, lease: Lease, path: str, number: int, state: dict[str, Any]
+    ) -> None:
+        """Store an attempt's progress; a later attempt of the step gets it back."""
+        self._guarded(session, lease)
+        row = session.get_one(AttemptRow, (lease.run, path, number))
+        row.checkpoint = pack(state)
+        session.add(row)
 
     # -- orders of people -----------------------------------------------------------------------------------
 
+    @written
     def post(  # noqa: PLR0913 - the columns of one row
         self,
+        session: Session,
         run: str,
         kind: str,
         by: str,
@@ -290,8 +301,7 @@ class Journal(Registry):
         data: dict[str, Any] | None = None,
     ) -> str:
         """Insert an order (approve, decline, pause, resume, cancel, retry, skip, settle, commit, rollback)."""
-        with self.database.write() as session:
-            return self._post(session, run, kind, by, step=step, comment=comment, data=data)
+        return self._post(session, run, kind, by, step=step, comment=comment, data=data)
 
     def _post(  # noqa: PLR0913 - the columns of one row
         self,
@@ -320,59 +330,59 @@ class Journal(Registry):
         session.flush()
         return request
 
-    def answered(self, request: str) -> tuple[bool, str]:
+    @reading
+    def answered(self, session: Session, request: str) -> tuple[bool, str]:
         """Whether an order was read, and why it had no effect (empty if it had)."""
-        with self.database.read() as session:
-            row = session.get_one(RequestRow, request)
-            return row.settled_at is not None, row.refused
+        row = session.get_one(RequestRow, request)
+        return row.settled_at is not None, row.refused
 
-    def unread(self, run: str) -> bool:
+    @reading
+    def unread(self, session: Session, run: str) -> bool:
         """Whether a person's order waits to be read: what an idle driver asks each half second."""
-        with self.database.read() as session:
-            query = select(RequestRow.id).where(RequestRow.run == run, col(RequestRow.settled_at).is_(None))
-            return session.exec(query).first() is not None
+        query = select(RequestRow.id).where(RequestRow.run == run, col(RequestRow.settled_at).is_(None))
+        return session.exec(query).first() is not None
 
     # -- reading --------------------------------------------------------------------------------------------
 
-    def view(self, run: str) -> RunView:
+    @reading
+    def view(self, session: Session, run: str) -> RunView:
         """One run by id, `GROUP/NUMBER` or group name (its live, else latest run)."""
-        with self.database.read() as session:
-            row = session.get(RunRow, run) or views.find_run(session, run)
-            return views.run_view(session, row)
+        row = session.get(RunRow, run) or views.find_run(session, run)
+        return views.run_view(session, row)
 
-    def runs(self, group: str | None = None, *, live: bool = False, limit: int = 50) -> tuple[RunView, ...]:
+    @reading
+    def runs(
+        self, session: Session, group: str | None = None, *, live: bool = False, limit: int = 50
+    ) -> tuple[RunView, ...]:
         """Runs, newest first."""
-        with self.database.read() as session:
-            query = (
-                select(RunRow).order_by(col(RunRow.created_at).desc(), col(RunRow.number).desc()).limit(limit)
-            )
-            if group is not None:
-                query = query.where(RunRow.group == group)
-            if live:
-                query = query.where(RunRow.live == 1)
-            return tuple(views.run_view(session, row) for row in session.exec(query).all())
+        query = select(RunRow).order_by(col(RunRow.created_at).desc(), col(RunRow.number).desc()).limit(limit)
+        if group is not None:
+            query = query.where(RunRow.group == group)
+        if live:
+            query = query.where(RunRow.live == 1)
+        return tuple(views.run_view(session, row) for row in session.exec(query).all())
 
-    def attempts(self, run: str) -> list[tuple[str, Any]]:
+    @reading
+    def attempts(self, session: Session, run: str) -> list[tuple[str, Any]]:
         """Every attempt of a run as (step path, AttemptView), in order."""
-        with self.database.read() as session:
-            rows = session.exec(
-                select(AttemptRow).where(AttemptRow.run == run).order_by(col(AttemptRow.intended_at))
-            )
-            return [(row.path, views.attempt_view(row)) for row in rows]
+        rows = session.exec(
+            select(AttemptRow).where(AttemptRow.run == run).order_by(col(AttemptRow.intended_at))
+        )
+        return [(row.path, views.attempt_view(row)) for row in rows]
 
-    def first_intent(self, run: str, path: str, round_: int) -> Any:
+    @reading
+    def first_intent(self, session: Session, run: str, path: str, round_: int) -> Any:
         """When the first intent of a step's round became durable; now, where there is none."""
-        with self.database.read() as session:
-            query = select(func.min(AttemptRow.intended_at)).where(
-                AttemptRow.run == run, AttemptRow.path == path, AttemptRow.round == round_
-            )
-            value: int | None = session.exec(query).one()
-            return self.clock.now() if value is None else from_micros(value)
+        query = select(func.min(AttemptRow.intended_at)).where(
+            AttemptRow.run == run, AttemptRow.path == path, AttemptRow.round == round_
+        )
+        value: int | None = session.exec(query).one()
+        return self.clock.now() if value is None else from_micros(value)
 
-    def points(self, group: str, *, deleted: bool = False) -> tuple[RecoveryPoint, ...]:
+    @reading
+    def points(self, session: Session, group: str, *, deleted: bool = False) -> tuple[RecoveryPoint, ...]:
         """The group's recovery points, newest first."""
-        with self.database.read() as session:
-            return views.points_of(session, group, deleted=deleted)
+        return views.points_of(session, group, deleted=deleted)
 
     def point(self, group: str, text: str) -> RecoveryPoint:
         """The point with id `text` or a unique beginning of it; raises `unknown-point`."""
@@ -384,34 +394,37 @@ class Journal(Registry):
             )
         return (exact or found)[0]
 
-    def standbys(self, group: str) -> tuple[StandbyView, ...]:
+    @reading
+    def standbys(self, session: Session, group: str) -> tuple[StandbyView, ...]:
         """Every standby of the group."""
-        with self.database.read() as session:
-            return views.standbys_of(session, group)
+        return views.standbys_of(session, group)
 
+    @reading
     def events(
-        self, *, run: str | None = None, group: str | None = None, after: int = 0
+        self, session: Session, *, run: str | None = None, group: str | None = None, after: int = 0
     ) -> list[chain.Event]:
         """Events of a run's chain, or all of a group's, or all."""
-        with self.database.read() as session:
-            return chain.events(session, chain=run, group=group, after=after)
+        return chain.events(session, chain=run, group=group, after=after)
 
     def pin(self, group: str, point: str, by: str | None) -> None:
         """Keep a point from retention until unpinned (`by` None)."""
-        with self.database.write() as session:
-            row = session.get_one(PointRow, self.point(group, point).id)
-            row.pinned_by = by
-            session.add(row)
-            Writer(session, self.clock.now(), by or "", group).event("pinned", {"point": row.id, "by": by})
+        self._pin(group, self.point(group, point).id, by)
 
-    def change(self, group: str, moves: Sequence[Move], by: str, reason: str = "") -> None:
+    @written
+    def _pin(self, session: Session, group: str, point: str, by: str | None) -> None:
+        row = session.get_one(PointRow, point)
+        row.pinned_by = by
+        session.add(row)
+        Writer(session, self.clock.now(), by or "", group).event("pinned", {"point": row.id, "by": by})
+
+    @written
+    def change(self, session: Session, group: str, moves: Sequence[Move], by: str, reason: str = "") -> None:
         """Lifecycle facts outside any run (protect, degrade, quarantine, retire), in one transaction."""
-        with self.database.write() as session:
-            writer = Writer(session, self.clock.now(), by, group)
-            if reason:
-                writer.event("note", {"note": "reason", "text": reason})
-            for move in moves:
-                writer.move(move)
+        writer = Writer(session, self.clock.now(), by, group)
+        if reason:
+            writer.event("note", {"note": "reason", "text": reason})
+        for move in moves:
+            writer.move(move)
 
 
 def approvals_of(run: RunView, gate: str) -> tuple[Approval, ...]:

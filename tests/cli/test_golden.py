@@ -18,10 +18,9 @@ from tests.services.world import Tiny, failover_plan
 
 def test_status_without_a_group(tiny: Tiny, desk: Desk) -> None:
     """A new installation says what to do first."""
-    with tiny.journal.database.write() as session:
-        from drpilot.journal.tables import GroupRow
+    from drpilot.journal.tables import GroupRow
 
-        session.delete(session.get_one(GroupRow, "shop"))
+    tiny.journal.database.write(lambda session: session.delete(session.get_one(GroupRow, "shop")))
     said = desk(look.status)
     assert said.code == 0
     golden("status-empty", said.out)

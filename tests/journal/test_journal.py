@@ -11,7 +11,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from sqlmodel import select
+from sqlmodel import Session, select
 
 from drpilot.base.clock import Chance, ManualClock
 from drpilot.base.errors import DrpilotError, Finding
@@ -80,12 +80,14 @@ def test_opening_a_journal_again_keeps_the_locks_of_this_process(bench: Bench, t
         mine, file = f" {os.getpid()} ", f":{path.stat().st_ino} "
         return sum(mine in line and file in line for line in Path("/proc/locks").read_text().splitlines())
 
-    with bench.journal.database.read() as session:
+    def look(session: Session) -> None:
         session.exec(select(GroupRow)).all()
         before = held()
         assert before > 0
         Database(f"sqlite:///{path}").close()
         assert held() == before
+
+    bench.journal.database.read(look)
 
 
 def test_a_journal_of_a_newer_program_is_refused(tmp_path: Path) -> None:
