@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import os
 import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import hypothesis
 import pytest
+
+from tests.postgres import Server, existing, fresh
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -31,6 +35,40 @@ os.environ["AWS_SHARED_CREDENTIALS_FILE"] = str(Path(_HOME.name) / "aws-credenti
 hypothesis.settings.register_profile("here", deadline=None)
 hypothesis.settings.register_profile("ci", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "here")
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Server]:
+    """A PostgreSQL server, one a worker; never skipped, since a wheel has one where nothing else does."""
+    given = existing()
+    if given is not None:
+        yield given
+        given.close()
+        return
+    with fresh() as made:
+        yield made
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def new_journal(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], str]:
+    """The URL of a new journal at each call: a file of SQLite, then the same test over a database on a server."""
+    if request.param == "postgresql":
+        server: Server = request.getfixturevalue("server")
+        return server.journal
+    numbers = itertools.count()
+
+    def file() -> str:
+        folder = tmp_path / f"journal-{next(numbers)}"
+        folder.mkdir()
+        return f"sqlite:///{folder}/journal.db"
+
+    return file
+
+
+@pytest.fixture
+def journal_url(new_journal: Callable[[], str]) -> str:
+    """A new journal, in a file and on a server."""
+    return new_journal()
 
 
 def _rows() -> set[int]:

@@ -130,6 +130,9 @@ _ROWS: tuple[Row, ...] = (
     Row("DRP-6003", "journal-unreadable", 6, "the journal {path} can't be opened: {what}", "The file is no journal, or its place can't be reached.", "check `journal` in drpilot.yaml and DRPILOT_DATABASE_URL"),
     Row("DRP-6004", "journal-busy", 4, "the journal {path} is busy", "Another process held the write lock for too long.", "try again; drpilot run list"),
     Row("DRP-6005", "chain-broken", 1, "the event chain of {run} is broken at event {sequence}", "An event was changed or removed after it was written.", "treat this journal as tampered with"),
+    Row("DRP-6006", "journal-unreachable", 8, "the journal {path} does not answer: {what}", "Its server is down, can't be reached, or refuses the login. A run under way waits two minutes for it to come back; what was committed is safe, and a call whose outcome could not be written is looked at, not repeated.", "bring the server back, then: drpilot run resume GROUP; or check `journal` in drpilot.yaml and DRPILOT_DATABASE_URL"),
+    Row("DRP-6007", "journal-driver", 6, "the journal {path} needs a driver for PostgreSQL", "The driver is an extra, so that a journal in a file needs none.", "pip install 'drpilot[postgres]'"),
+    Row("DRP-6008", "journal-in-use", 5, "the journal {path} is older than this drpilot, and {by} works with it", "Its tables must change first, which must not happen under a program that drives a run or serves.", "end that one in good order (a service: systemctl stop drpilot), then try again"),
     # 65xx not found
     Row("DRP-6501", "unknown-group", 9, "group {group!r} is not known", "No such group was protected on this journal.", "drpilot group list"),
     Row("DRP-6502", "unknown-run", 9, "run {run!r} is not known", "A run is named GROUP/NUMBER, or by its group for the newest.", "drpilot run list"),

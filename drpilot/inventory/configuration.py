@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
+from urllib.parse import urlsplit
 
 import platformdirs
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
@@ -238,8 +239,26 @@ def _region(text: str) -> str:
 
 
 def _journal_url(text: str) -> str:
-    if not re.fullmatch(r"sqlite:///\S+", text):
-        raise ValueError("a journal is sqlite:////ABSOLUTE/PATH; other databases are not supported yet")
+    """A journal's URL as it stands; what is said of a wrong one repeats none of it, since it may hold a password."""
+    if re.fullmatch(r"sqlite:///\S+", text):
+        return text
+    if not re.fullmatch(r"postgres(ql)?://[^\s?#]*/[^\s/?#]+(\?\S*)?", text):
+        raise ValueError("a journal is sqlite:////ABSOLUTE/PATH or postgresql://USER@HOST/DATABASE")
+    try:
+        _ = urlsplit(text).port
+    except ValueError:
+        raise ValueError(
+            "its host or port can't be read; write @, : and / in a password as %40, %3A and %2F"
+        ) from None
+    return text
+
+
+def _journal_without_password(text: str) -> str:
+    url = urlsplit(_journal_url(text))
+    if url.password is not None or "password" in url.query.lower():
+        raise ValueError(
+            "drpilot.yaml holds no secrets; leave the password to ~/.pgpass, or set DRPILOT_DATABASE_URL"
+        )
     return text
 
 
@@ -350,7 +369,7 @@ class ConfigurationModel(DocumentModel):
     """The whole of drpilot.yaml."""
 
     drpilot: Version
-    journal: Annotated[str, AfterValidator(_journal_url)] | None = None
+    journal: Annotated[str, AfterValidator(_journal_without_password)] | None = None
     witness: WitnessModel | None = None
     controller: ControllerModel | None = None
     sites: dict[SiteName, SiteModel] = Field(default_factory=dict)

@@ -160,13 +160,26 @@ class Writer:
         )
         self.session.flush()
 
+    def late(self, outcome: Outcome, *, term: int | None = None) -> None:
+        """The attempt was given up meanwhile: what it came to is evidence, and is never applied.
+
+        `term` is that of a writer who lost the run to another.
+        """
+        seen = {
+            "step": outcome.path,
+            "number": outcome.number,
+            "event": outcome.event,
+            "failure": to_plain(outcome.failure) if outcome.failure else None,
+            "output": dict(outcome.output) if term is not None and outcome.output is not None else None,
+            "term": term,
+        }
+        self.event("late outcome", seen)
+
     def _outcome(self, outcome: Outcome) -> None:
         step = self._step(outcome.path)
         failure = to_plain(outcome.failure) if outcome.failure else None
         if step.state not in _OPEN or step.attempt != outcome.number:
-            # The attempt was given up meanwhile: what it came to is evidence, and is never applied.
-            late = {"step": step.path, "number": outcome.number, "event": outcome.event, "failure": failure}
-            self.event("late outcome", late)
+            self.late(outcome)
             return
         quiet = outcome.event in ("still waits", "can't tell") or (
             outcome.event == "undo waits" and step.polls > 0
@@ -337,7 +350,7 @@ class Writer:
                 PointRow.site == row.site,
                 col(PointRow.state).in_(["available", "proven"]),
             )
-            .order_by(col(PointRow.captured_at).desc())
+            .order_by(col(PointRow.captured_at).desc().nulls_last())
         ).all()
         proven = [point.id for point in usable if point.state == "proven"]
         pins = self.session.exec(

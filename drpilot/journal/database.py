@@ -1,29 +1,37 @@
-"""Opening the journal's database: pragmas, migrations, and every way a disk or a server says no.
+"""Opening the journal's database, bringing it up to date, and running transactions on it.
 
-SQLite runs in WAL with synchronous=FULL (an intent must survive a power cut) and BEGIN IMMEDIATE for each write:
-with a plain BEGIN, read-then-write transactions of several processes fail at once with "database is locked"
-whatever the busy timeout says.
+A file of SQLite or a PostgreSQL server, told apart by the URL; what each needs lies in `sqlite` and `postgres`. Every
+way a disk or a server says no comes out as a row of the catalogue.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, create_engine, event, inspect
+from sqlalchemy import Connection, Engine, inspect, text
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlmodel import Session
 
+from drpilot.base.clock import Chance, Clock, RealClock, micros
 from drpilot.base.errors import DrpilotError
+from drpilot.base.ids import new_id
+from drpilot.base.log import logger
+from drpilot.base.retry import Patience, retried
+from drpilot.domain.plain import from_plain
+from drpilot.domain.run import Holder
+from drpilot.journal import postgres, sqlite
+from drpilot.journal.body import unpack
+from drpilot.journal.holder import SERVICE_S, is_gone
 from drpilot.journal.tables import SCHEMA
 
 __all__ = ["Database", "migrations_folder"]
-
-_BUSY_MS = 15_000
 
 T = TypeVar("T")
 
@@ -37,131 +45,172 @@ def migrations_folder() -> Path:
     raise DrpilotError("bug", what="the migrations are missing from this installation")
 
 
+@dataclass(slots=True)
+class _Batch:
+    """One write over all its tries: its id, and what the last try would have returned."""
+
+    id: str
+    value: Any = None
+
+
 class Database:
-    """One journal database, checked and migrated on opening."""
+    """One journal database, checked and migrated on opening.
 
-    def __init__(self, url: str) -> None:
+    `patience` is how long a transaction waits for a server that went away; opening one does not wait.
+    """
+
+    def __init__(self, url: str, patience: Patience = postgres.PATIENCE) -> None:
         self.url = url
-        parsed = make_url(url)
-        self.shown = (
-            parsed.database
-            if parsed.get_backend_name() == "sqlite"
-            else parsed.render_as_string(hide_password=True)
-        )
-        self.sqlite = parsed.get_backend_name() == "sqlite"
-        if self.sqlite and parsed.database and parsed.database != ":memory:":
-            try:
-                Path(parsed.database).expanduser().parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-                _reserve(Path(parsed.database).expanduser())
-            except OSError as error:
-                raise DrpilotError("journal-unreadable", path=self.shown, what=str(error)) from error
+        self.patience = patience
+        self.sqlite = make_url(url).get_backend_name() == "sqlite"
+        self.shown = (make_url(url).database or "") if self.sqlite else postgres.shown(url)
+        self._clock, self._chance, self._writes = RealClock(), Chance(), count(1)
+        path = sqlite.path_of(url) if self.sqlite else None
         try:
-            with self.refusals():
-                self.engine = self._connect()
-                self._upgrade()
+            if path is not None:
+                sqlite.reserve(path)
+        except OSError as error:
+            raise DrpilotError("journal-unreadable", path=self.shown, what=str(error)) from error
+        try:
+            self._open(sqlite.connect(url) if self.sqlite else postgres.connect(url))
         except DrpilotError as error:
-            if error.word != "journal-unwritable" or not self._settled():
+            if error.word != "journal-unwritable" or path is None or not sqlite.settled(path):
                 raise
-            with self.refusals():  # a full disk must not hide what is known: it can still be read
-                self.engine = create_engine(f"sqlite:///file:{parsed.database}?immutable=1&uri=true")
-                self._upgrade()
+            # a full disk must not hide what is known: it can still be read
+            self._open(sqlite.connect_unchanging(path))
 
-    def _settled(self) -> bool:
-        """Whether the file alone holds everything: no write-ahead log is left beside it."""
-        path = Path(make_url(self.url).database or "")
-        log = path.with_name(path.name + "-wal")
-        try:
-            return self.sqlite and path.stat().st_size > 0 and (not log.exists() or log.stat().st_size == 0)
-        except OSError:
-            return False
+    def _open(self, engine: Engine) -> None:
+        self.engine = engine
+        with self.refusals():
+            self._upgrade()
 
-    def _connect(self) -> Engine:
-        arguments: dict[str, Any] = (
-            {"timeout": _BUSY_MS / 1000, "check_same_thread": False} if self.sqlite else {}
-        )
-        engine = create_engine(self.url, connect_args=arguments)
+    @property
+    def _reader(self) -> Engine:
         if self.sqlite:
-            event.listen(engine, "connect", _pragmas)
-            event.listen(engine, "begin", _begin)
-        return engine
+            return self.engine.execution_options(drpilot_reads=True)
+        return postgres.reader(self.engine)
 
     def _upgrade(self) -> None:
-        with self.engine.execution_options(drpilot_reads=True).connect() as connection:
+        with self._reader.connect() as connection:
             found = _revision(connection)
         if found == SCHEMA[-1]:
             return
         if found is not None and found not in SCHEMA:
             raise DrpilotError("journal-newer", path=self.shown, found=found, known=SCHEMA[-1])
+        path = sqlite.path_of(self.url) if self.sqlite else None
+        if found is not None and path is not None:
+            sqlite.keep(self.engine, path.with_name(f"{path.name}.before-{SCHEMA[-1]}"), self.shown)
         from alembic import command  # noqa: PLC0415 - only a new or old journal pays for this import
         from alembic.config import Config  # noqa: PLC0415
 
         configuration = Config()
         configuration.set_main_option("script_location", str(migrations_folder()))
-        configuration.attributes["engine"] = self.engine
+        configuration.attributes |= {"engine": self.engine, "guard": self._unused}
         command.upgrade(configuration, "head")
 
+    def _unused(self, connection: Connection) -> None:
+        """Refuse to change tables under a program that works with them; raises `journal-in-use`.
+
+        Called inside the migration's own transaction, so nobody can begin in between.
+        """
+        if not self.sqlite:
+            postgres.lock(connection)
+        if not inspect(connection).has_table("run"):
+            return
+        now = micros(self._clock.now()) if self.sqlite else postgres.now(connection)
+        query = text(
+            "SELECT holder FROM run WHERE live = 1 AND lease_until > :now"
+            " UNION SELECT holder FROM service WHERE heartbeat_at > :beat"
+        )
+        beat = now - round(SERVICE_S * 1_000_000)
+        for (body,) in connection.execute(query, {"now": now, "beat": beat}):
+            holder = from_plain(Holder, unpack(body)) if body else None
+            if holder is not None and not is_gone(holder):
+                raise DrpilotError("journal-in-use", path=self.shown, by=holder.text, to=SCHEMA[-1])
+
+    # -- transactions ---------------------------------------------------------------------------------------
+
     def write(self, work: Callable[[Session], T]) -> T:
-        """What `work` returns, run as one write transaction: committed as a whole or not at all."""
-        with self.refusals(), Session(self.engine, expire_on_commit=False) as session:
-            value = work(session)
-            session.commit()
-            return value
+        """What `work` returns, run as one write transaction: committed as a whole or not at all, and once.
+
+        On a server the transaction is repeated when the connection is lost, so `work` may run more than once. Where the
+        connection is lost in the COMMIT itself, the batch's own row says what became of it.
+        """
+        if self.sqlite:
+            with self.refusals(), Session(self.engine, expire_on_commit=False) as session:
+                value = work(session)
+                session.commit()
+                return value
+        batch = _Batch(new_id(self._clock, self._chance))
+        number = next(self._writes)
+
+        def apply() -> T:
+            with Session(self.engine, expire_on_commit=False) as session:
+                if postgres.enter(session.connection(), batch.id, number):
+                    batch.value = work(session)
+                    session.commit()
+                done: T = batch.value
+                return done
+
+        return self._patiently(apply)
 
     def read(self, work: Callable[[Session], T]) -> T:
         """What `work` returns from one consistent reading; takes no write lock."""
-        reader = self.engine.execution_options(drpilot_reads=True)
-        with self.refusals(), Session(reader, expire_on_commit=False) as session:
-            return work(session)
+
+        def look() -> T:
+            with Session(self._reader, expire_on_commit=False) as session:
+                return work(session)
+
+        if self.sqlite:
+            with self.refusals():
+                return look()
+        return self._patiently(look)
+
+    def now(self, session: Session, clock: Clock) -> int:
+        """The time that leases are measured by, in microseconds: the server's where there is one, else `clock`'s."""
+        return micros(clock.now()) if self.sqlite else postgres.now(session.connection())
+
+    def _patiently(self, transaction: Callable[[], T]) -> T:
+        """Repeat a transaction that broke off with its connection, until the server is back or patience ends."""
+        told = False
+
+        def worth(error: BaseException) -> bool:
+            nonlocal told
+            away = postgres.lost(error)
+            if away and not told:
+                told = True
+                logger("journal").warning("journal_away", path=self.shown, waits_s=self.patience.budget_s)
+            return away
+
+        with self.refusals():
+            return retried(
+                transaction, worth=worth, patience=self.patience, clock=self._clock, chance=self._chance
+            )
 
     @contextmanager
     def refusals(self) -> Iterator[None]:
         """Turn the database's own errors into the catalogue's."""
         try:
             yield
-        except OperationalError as error:
-            raise self._refusal(str(error.orig)) from error
+        except PoolTimeout as error:
+            raise DrpilotError("journal-busy", path=self.shown, why="all connections are in use") from error
         except DBAPIError as error:
-            if "file is not a database" in str(error.orig):
-                raise DrpilotError("journal-unreadable", path=self.shown, what=str(error.orig)) from error
-            raise
-        except SQLAlchemyError:
-            raise
+            refused = self._refusal(error)
+            if refused is None:
+                raise
+            raise refused from error
 
-    def _refusal(self, text: str) -> DrpilotError:
-        lower = text.lower()
-        if any(word in lower for word in ("full", "disk i/o", "readonly", "read-only")):
-            return DrpilotError("journal-unwritable", path=self.shown, what=text)
-        if "locked" in lower or "busy" in lower:
-            return DrpilotError("journal-busy", path=self.shown, why=text)
-        return DrpilotError("journal-unreadable", path=self.shown, what=text)
+    def _refusal(self, error: DBAPIError) -> DrpilotError | None:
+        if not self.sqlite:
+            return postgres.refusal(self.shown, error)
+        said = str(error.orig)
+        if isinstance(error, OperationalError) or "file is not a database" in said:
+            return sqlite.refusal(self.shown, said)
+        return None
 
     def close(self) -> None:
         """Give all connections back."""
         self.engine.dispose()
-
-
-def _reserve(path: Path) -> None:
-    """Make a new journal readable by its owner only: it holds what machines are launched with.
-
-    A file that is there is never opened here: closing any descriptor of a database drops all POSIX locks this process
-    holds on it, under the feet of its own connections (sqlite.org, "How To Corrupt An SQLite Database File", 2.2).
-    """
-    if not path.exists():
-        with suppress(FileExistsError):  # another process was first
-            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
-
-
-def _pragmas(connection: Any, _: Any) -> None:
-    connection.isolation_level = None
-    cursor = connection.cursor()
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", f"busy_timeout={_BUSY_MS}", "foreign_keys=ON"):
-        cursor.execute(f"PRAGMA {pragma}")
-    cursor.close()
-
-
-def _begin(connection: Connection) -> None:
-    reads = connection.get_execution_options().get("drpilot_reads", False)
-    connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
 
 
 def _revision(connection: Connection) -> str | None:

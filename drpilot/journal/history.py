@@ -28,7 +28,9 @@ def runs_of(journal: Journal, group: str, modes: Sequence[str], *, limit: int = 
         .limit(limit)
     )
     return journal.database.read(
-        lambda session: tuple(views.run_view(session, row) for row in session.exec(query).all())
+        lambda session: tuple(
+            views.run_view(session, row, journal.skew(session)) for row in session.exec(query).all()
+        )
     )
 
 

@@ -1,7 +1,8 @@
 """Who holds a lease, and whether that process is still there.
 
 On the same host and boot a holder whose process is gone loses its lease at once; elsewhere the lease has to run
-out. The start time of the process tells it from a later one with the same pid.
+out. The start time of the process tells it from a later one with the same pid. Hosts may share a name, and containers a
+host: so the boot and the namespace of pids must be ours too before a missing process says anything.
 """
 
 from __future__ import annotations
@@ -12,12 +13,17 @@ from pathlib import Path
 
 from drpilot.domain.run import Holder
 
-__all__ = ["is_gone", "present_holder"]
+__all__ = ["LEASE_S", "SERVICE_S", "is_gone", "present_holder"]
+
+LEASE_S = 15.0  # a living driver renews each 5 s; another host may take over after this long in silence
+SERVICE_S = 15.0  # a service without a heartbeat (each 5 s) for this long is taken for dead
 
 
 def _boot() -> str:
+    """The kernel's boot and the namespace that pids are numbered in; empty where that can't be told."""
     try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
     except OSError:
         return ""
 
@@ -42,8 +48,6 @@ def present_holder(person: str, kind: str = "cli") -> Holder:
 
 def is_gone(holder: Holder) -> bool:
     """Whether the holder certainly no longer runs; False when that can't be told from here."""
-    if holder.host != socket.gethostname() or not holder.boot:
+    if holder.host != socket.gethostname() or not holder.boot or holder.boot != _boot():
         return False
-    if holder.boot != _boot():
-        return True
     return _started(holder.pid) != holder.started

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy.exc import IntegrityError
-from sqlmodel import Session, col, func, select
+from sqlmodel import Session, case, col, func, or_, select, update
 
 from drpilot.base.clock import Chance, Clock, from_micros, micros, rfc3339
 from drpilot.base.errors import DrpilotError
@@ -23,12 +23,12 @@ from drpilot.domain.plain import from_plain
 from drpilot.domain.plan import Approval, Plan, Proposal
 from drpilot.domain.point import RecoveryPoint
 from drpilot.domain.ports import Move, StandbyView
-from drpilot.domain.run import Change, Holder, Lease, RunView
+from drpilot.domain.run import Change, Holder, Lease, Outcome, RunView
 from drpilot.journal import bursts, chain, views
 from drpilot.journal.apply import Writer
 from drpilot.journal.body import pack, pack_value, stamp, unpack
 from drpilot.journal.database import Database
-from drpilot.journal.holder import is_gone
+from drpilot.journal.holder import LEASE_S, is_gone
 from drpilot.journal.registry import Registry
 from drpilot.journal.tables import (
     ApprovalRow,
@@ -42,8 +42,6 @@ from drpilot.journal.tables import (
 from drpilot.journal.transaction import reading, written
 
 __all__ = ["LEASE_S", "Journal", "NewRun", "Superseded"]
-
-LEASE_S = 15.0  # a living driver renews each 5 s; another host may take over after this long in silence
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +63,9 @@ class NewRun:
     from_states: tuple[str, ...] = ()
     beside_move: bool = False
     burst: tuple[str, ...] = ()
+
+
+_LEASE_US = round(LEASE_S * 1_000_000)
 
 
 class Superseded(Exception):
@@ -112,7 +113,7 @@ class Journal(Registry):
         row = self._insert(session, new)
         if plan.lane == "move":
             self._cancel_beside(session, row, new.by)
-        return views.run_view(session, row)
+        return views.run_view(session, row, self.skew(session))
 
     def _guard_create(self, session: Session, group: GroupRow, new: NewRun) -> None:
         held = session.exec(
@@ -217,56 +218,73 @@ class Journal(Registry):
 
         Take-over needs the lease to have run out, or, on the same host, the holder's process to be gone.
         """
-        now = self.clock.now()
         row = session.get(RunRow, run)
         if row is None or row.live != 1:
             return None
+        now = self.database.now(session, self.clock)
         before = from_plain(Holder, unpack(row.holder)) if row.holder else None
-        held = before is not None and from_micros(row.lease_until) > now and not is_gone(before)
+        held = before is not None and row.lease_until > now and not is_gone(before)
         if held and before != holder:
             return None
         row.term += 1
         row.holder = pack_value(holder)
-        row.lease_until = micros(now + timedelta(seconds=LEASE_S))
+        row.lease_until = now + _LEASE_US
         session.add(row)
-        writer = Writer(session, now, holder.person, row.group, row)
+        writer = Writer(session, self.clock.now(), holder.person, row.group, row)
         writer.event(
             "acquired", {"term": row.term, "holder": holder.text, "from": before.text if before else None}
         )
         return Lease(row.id, holder, row.term)
 
+    def _held(self, session: Session, lease: Lease) -> bool:
+        """The guard, first in each write of a run: keeps the lease alive, or finds it in other hands."""
+        until = self.database.now(session, self.clock) + _LEASE_US
+        mine = or_(col(RunRow.holder) == pack_value(lease.holder), col(RunRow.live).is_(None))
+        renewed = update(RunRow).where(col(RunRow.id) == lease.run, col(RunRow.term) == lease.term, mine)
+        done = session.connection().execute(
+            renewed.values(lease_until=case((col(RunRow.live) == 1, until), else_=0))
+        )
+        return done.rowcount == 1
+
     def _guarded(self, session: Session, lease: Lease) -> RunRow:
-        row = session.get_one(RunRow, lease.run)
-        if row.term != lease.term or (row.live == 1 and row.holder != pack_value(lease.holder)):
-            by = from_plain(Holder, unpack(row.holder)).text if row.holder else "nobody"
-            raise Superseded(f"{row.group}/{row.number}", by)
-        return row
+        if not self._held(session, lease):
+            raise self._superseded(session.get_one(RunRow, lease.run))
+        return session.get_one(RunRow, lease.run)
+
+    @staticmethod
+    def _superseded(row: RunRow) -> Superseded:
+        by = from_plain(Holder, unpack(row.holder)).text if row.holder else "nobody"
+        return Superseded(f"{row.group}/{row.number}", by)
 
     def commit(self, lease: Lease, changes: Sequence[Change]) -> None:
         """Write `changes` in one guarded transaction: one crash point. Raises `Superseded`."""
         if self.before_commit is not None:
             self.before_commit(changes)
-        self._commit(lease, changes)
+        refused = self._commit(lease, changes)
+        if refused is not None:
+            raise refused
         if self.after_commit is not None:
             self.after_commit(changes)
 
     @written
-    def _commit(self, session: Session, lease: Lease, changes: Sequence[Change]) -> None:
-        now = self.clock.now()
-        row = self._guarded(session, lease)
-        row.lease_until = micros(now + timedelta(seconds=LEASE_S))
-        session.add(row)
-        writer = Writer(session, now, lease.holder.person, row.group, row)
+    def _commit(self, session: Session, lease: Lease, changes: Sequence[Change]) -> Superseded | None:
+        """What refused the writer, if anything did: then only what it saw is kept, and none of it applied."""
+        held = self._held(session, lease)
+        row = session.get_one(RunRow, lease.run)
+        writer = Writer(session, self.clock.now(), lease.holder.person, row.group, row)
+        if not held:
+            for change in changes:
+                if isinstance(change, Outcome):
+                    writer.late(change, term=lease.term)
+            return self._superseded(row)
         for change in changes:
             writer.apply(change)
+        return None
 
     @written
     def renew(self, session: Session, lease: Lease) -> None:
         """Keep the lease alive; raises `Superseded`."""
-        now = self.clock.now()
-        row = self._guarded(session, lease)
-        row.lease_until = micros(now + timedelta(seconds=LEASE_S))
-        session.add(row)
+        self._guarded(session, lease)
 
     @written
     def release(self, session: Session, lease: Lease) -> None:
@@ -348,7 +366,7 @@ class Journal(Registry):
     def view(self, session: Session, run: str) -> RunView:
         """One run by id, `GROUP/NUMBER` or group name (its live, else latest run)."""
         row = session.get(RunRow, run) or views.find_run(session, run)
-        return views.run_view(session, row)
+        return views.run_view(session, row, self.skew(session))
 
     @reading
     def runs(
@@ -360,13 +378,16 @@ class Journal(Registry):
             query = query.where(RunRow.group == group)
         if live:
             query = query.where(RunRow.live == 1)
-        return tuple(views.run_view(session, row) for row in session.exec(query).all())
+        skew = self.skew(session)
+        return tuple(views.run_view(session, row, skew) for row in session.exec(query).all())
 
     @reading
     def attempts(self, session: Session, run: str) -> list[tuple[str, Any]]:
         """Every attempt of a run as (step path, AttemptView), in order."""
         rows = session.exec(
-            select(AttemptRow).where(AttemptRow.run == run).order_by(col(AttemptRow.intended_at))
+            select(AttemptRow)
+            .where(AttemptRow.run == run)
+            .order_by(col(AttemptRow.intended_at), AttemptRow.path, col(AttemptRow.number))
         )
         return [(row.path, views.attempt_view(row)) for row in rows]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlmodel import Session, col, delete, select
 
-from drpilot.base.clock import Clock, from_micros, micros
+from drpilot.base.clock import Clock, micros
 from drpilot.base.errors import DrpilotError, Finding
 from drpilot.domain.group import Group
 from drpilot.domain.plain import from_plain
@@ -17,7 +17,7 @@ from drpilot.journal import views
 from drpilot.journal.apply import Writer
 from drpilot.journal.body import pack, pack_value, unpack
 from drpilot.journal.database import Database
-from drpilot.journal.holder import is_gone
+from drpilot.journal.holder import SERVICE_S, is_gone
 from drpilot.journal.tables import (
     FindingRow,
     GroupRow,
@@ -31,7 +31,6 @@ from drpilot.journal.transaction import reading, written
 
 __all__ = ["Registry"]
 
-SERVICE_S = 20.0  # a service without a heartbeat for this long is taken for dead
 _MICROSECOND = timedelta(microseconds=1)
 
 
@@ -48,6 +47,12 @@ class Registry:
     def __init__(self, database: Database, clock: Clock) -> None:
         self.database = database
         self.clock = clock
+
+    def skew(self, session: Session) -> int:
+        """By how many microseconds this host's clock is ahead of the one that leases are measured by."""
+        return (
+            0 if self.database.sqlite else micros(self.clock.now()) - self.database.now(session, self.clock)
+        )
 
     # -- groups ---------------------------------------------------------------------------------------------
 
@@ -262,13 +267,15 @@ class Registry:
     @reading
     def schedules(self, session: Session) -> tuple[views.ScheduleView, ...]:
         """Everything scheduled, soonest first."""
-        rows = session.exec(select(ScheduleRow).order_by(col(ScheduleRow.next_at)))
+        rows = session.exec(
+            select(ScheduleRow).order_by(col(ScheduleRow.next_at), ScheduleRow.group, ScheduleRow.kind)
+        )
         return tuple(views.schedule_view(row) for row in rows)
 
     @written
     def heartbeat(self, session: Session, service: str, holder: Holder) -> None:
         """A service says that it lives."""
-        now = micros(self.clock.now())
+        now = self.database.now(session, self.clock)
         row = session.get(ServiceRow, service) or ServiceRow(id=service, started_at=now, heartbeat_at=now)
         row.holder, row.heartbeat_at = pack_value(holder), now
         session.add(row)
@@ -281,12 +288,13 @@ class Registry:
     @reading
     def services(self, session: Session) -> tuple[views.ServiceView, ...]:
         """The services that live: a fresh heartbeat, and on this host a process that is there."""
-        oldest = self.clock.now() - timedelta(seconds=SERVICE_S)
-        rows = session.exec(select(ServiceRow)).all()
+        rows = session.exec(select(ServiceRow).order_by(col(ServiceRow.started_at), col(ServiceRow.id))).all()
+        skew = self.skew(session) if rows else 0
+        oldest = micros(self.clock.now()) - skew - round(SERVICE_S * 1_000_000)
         return tuple(
-            views.service_view(row)
+            views.service_view(row, skew)
             for row in rows
-            if from_micros(row.heartbeat_at) >= oldest and not is_gone(from_plain(Holder, unpack(row.holder)))
+            if row.heartbeat_at >= oldest and not is_gone(from_plain(Holder, unpack(row.holder)))
         )
 
     # -- findings -------------------------------------------------------------------------------------------
@@ -323,7 +331,9 @@ class Registry:
     def findings(self, session: Session, group: str) -> tuple[views.FindingView, ...]:
         """What is open for a group."""
         rows = session.exec(
-            select(FindingRow).where(FindingRow.group == group, col(FindingRow.closed_at).is_(None))
+            select(FindingRow)
+            .where(FindingRow.group == group, col(FindingRow.closed_at).is_(None))
+            .order_by(FindingRow.word, FindingRow.subject)
         )
         return tuple(views.finding_view(row) for row in rows)
 

@@ -11,7 +11,7 @@ from sqlmodel import Field, SQLModel
 
 __all__ = ["SCHEMA", "metadata"]
 
-SCHEMA = ("0001", "0002", "0003")  # every revision this program knows, oldest first
+SCHEMA = ("0001", "0002", "0003", "0004")  # every revision this program knows, oldest first
 
 SQLModel.metadata.naming_convention = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -282,6 +282,14 @@ class ServiceRow(SQLModel, table=True):
     holder: str = _body()
     started_at: int = Field(sa_type=BigInteger)
     heartbeat_at: int = Field(sa_type=BigInteger)
+
+
+class BatchRow(SQLModel, table=True):
+    """One committed write of a journal on a server: what tells a repeated transaction that it was committed before."""
+
+    __tablename__ = "batch"
+    id: str = Field(primary_key=True)
+    at: int = Field(sa_type=BigInteger, index=True)
 
 
 metadata: MetaData = SQLModel.metadata

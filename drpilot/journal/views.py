@@ -208,7 +208,9 @@ def points_of(session: Session, group: str, *, deleted: bool = False) -> tuple[R
     rows = session.exec(query).all()
     replicas: dict[str, list[ReplicaRow]] = {}
     for replica in session.exec(
-        select(ReplicaRow).where(col(ReplicaRow.point).in_([row.id for row in rows]))
+        select(ReplicaRow)
+        .where(col(ReplicaRow.point).in_([row.id for row in rows]))
+        .order_by(col(ReplicaRow.kind), col(ReplicaRow.member))
     ):
         replicas.setdefault(replica.point, []).append(replica)
     pins: dict[str, set[str]] = {}
@@ -223,7 +225,8 @@ def points_of(session: Session, group: str, *, deleted: bool = False) -> tuple[R
 
 def standbys_of(session: Session, group: str) -> tuple[StandbyView, ...]:
     """Every standby of the group on both sites."""
-    rows = session.exec(select(StandbyRow).where(StandbyRow.group == group))
+    query = select(StandbyRow).where(StandbyRow.group == group)
+    rows = session.exec(query.order_by(col(StandbyRow.tier), col(StandbyRow.site)))
     return tuple(StandbyView(row.tier, row.site, row.state, unpack(row.facts)) for row in rows)
 
 
@@ -232,13 +235,13 @@ def schedule_view(row: ScheduleRow) -> ScheduleView:
     return ScheduleView(row.group, row.kind, from_micros(row.next_at), moment(row.last_at))
 
 
-def service_view(row: ServiceRow) -> ServiceView:
-    """A service row as a value."""
+def service_view(row: ServiceRow, skew_us: int = 0) -> ServiceView:
+    """A service row as a value; `skew_us` as for a run."""
     return ServiceView(
         row.id,
         from_plain(Holder, unpack(row.holder)),
-        from_micros(row.started_at),
-        from_micros(row.heartbeat_at),
+        from_micros(row.started_at + skew_us),
+        from_micros(row.heartbeat_at + skew_us),
     )
 
 
@@ -299,8 +302,11 @@ def _step(plan: Plan, row: StepRow, attempt: AttemptRow | None) -> StepView:
     )
 
 
-def run_view(session: Session, row: RunRow) -> RunView:
-    """A run with all its steps, approvals and unread requests."""
+def run_view(session: Session, row: RunRow, skew_us: int = 0) -> RunView:
+    """A run with all its steps, approvals and unread requests.
+
+    `skew_us` is by how much the reader's clock is ahead of the one that leases are measured by.
+    """
     plan = _plan(row.plan)
     attempts: dict[str, AttemptRow] = {}
     for attempt in session.exec(
@@ -336,7 +342,7 @@ def run_view(session: Session, row: RunRow) -> RunView:
         result=row.result,
         term=row.term,
         holder=from_plain(Holder, unpack(row.holder)) if row.holder else None,
-        lease_until=moment(row.lease_until) if row.lease_until else None,
+        lease_until=moment(row.lease_until + skew_us) if row.lease_until else None,
         proposal=from_plain(Proposal, unpack(row.proposal)) if row.proposal else None,
         approvals=tuple(from_plain(Approval, unpack(approval.body)) for approval in approvals),
         requests=tuple(

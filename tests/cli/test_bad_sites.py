@@ -99,7 +99,7 @@ def test_a_journal_that_is_no_database_is_a_setting(protected: Lab) -> None:
     """A URL that can't be used ends with 6 and says what was wanted; nothing else is tried."""
     for url in (
         "nonsense",
-        "postgresql://nobody@127.0.0.1/x",
+        "postgresql://nobody@127.0.0.1",
         "mysql://x/y",
         "sqlite:///" + str(Path("/proc/none")),
     ):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -20,9 +20,11 @@ OTHER = Holder("other", "elsewhere", "boot", 2, "2")
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> Bench:
+def bench(journal_url: str) -> Iterator[Bench]:
     """A fresh journal and an empty shelf."""
-    return Bench(tmp_path)
+    made = Bench(journal_url)
+    yield made
+    made.journal.database.close()
 
 
 def begin(bench: Bench, wanted: Plan, **more: Any) -> RunView:

@@ -29,6 +29,7 @@ from drpilot.engine.context import World
 from drpilot.engine.drive import Driver
 from drpilot.journal.database import Database
 from drpilot.journal.journal import Journal
+from tests.postgres import TimePasses
 
 
 @dataclass
@@ -372,12 +373,13 @@ def plan(*steps: PlannedStep, mode: str = "replicate", lane: str = "copy", paral
 
 
 class Bench:
-    """A journal, a shelf and drivers over them."""
+    """A journal, a shelf and drivers over them. `where` is a folder for a file, or a database's URL."""
 
-    def __init__(self, folder: Any, clock: Clock | None = None) -> None:
-        self.clock = clock or ManualClock()
+    def __init__(self, where: Any, clock: Clock | None = None) -> None:
+        self.url = str(where) if "://" in str(where) else f"sqlite:///{where}/journal.db"
+        self.clock: Any = clock or (ManualClock() if self.url.startswith("sqlite") else TimePasses(self.url))
         self.shelf = Shelf()
-        self.journal = Journal(Database(f"sqlite:///{folder}/journal.db"), self.clock, Chance(1))
+        self.journal = Journal(Database(self.url), self.clock, Chance(1))
         self.journal.protect(GROUP, "", "tester")
 
     def driver(self) -> Driver:

@@ -124,8 +124,11 @@ SITE = 'drpilot: 1\nsites:\n  a: {cloud: aws, region: r, account: "123456789012"
     [
         ("sites: {}", "1:1: key 'drpilot' is missing"),
         ("drpilot: 1\nsite: {}", "2:1: unknown key 'site' (did you mean 'sites'?)"),
-        ("drpilot: 1\njournal: /var/journal.db", "2:10: journal: a journal is sqlite:////ABSOLUTE/PATH; other databases are not supported yet"),
-        ("drpilot: 1\njournal: postgresql://u:hunter2@h/d", "2:10: journal: a journal is sqlite:////ABSOLUTE/PATH; other databases are not supported yet"),
+        ("drpilot: 1\njournal: /var/journal.db", "2:10: journal: a journal is sqlite:////ABSOLUTE/PATH or postgresql://USER@HOST/DATABASE"),
+        ("drpilot: 1\njournal: postgresql://u@h", "2:10: journal: a journal is sqlite:////ABSOLUTE/PATH or postgresql://USER@HOST/DATABASE"),
+        ("drpilot: 1\njournal: postgresql://u:hunter2@h/d", "2:10: journal: drpilot.yaml holds no secrets; leave the password to ~/.pgpass, or set DRPILOT_DATABASE_URL"),
+        ("drpilot: 1\njournal: postgresql://u@h/d?password=hunter2", "2:10: journal: drpilot.yaml holds no secrets; leave the password to ~/.pgpass, or set DRPILOT_DATABASE_URL"),
+        ("drpilot: 1\njournal: postgresql://u:hunter/2@h/d", "2:10: journal: its host or port can't be read; write @, : and / in a password as %40, %3A and %2F"),
         ("drpilot: 1\nwitness: {site: x, bucket: b}", "2:11: witness: site 'x' is not under sites"),
         ("drpilot: 1\ncontroller: {site: x}", "2:14: controller: site 'x' is not under sites"),
         ("drpilot: 1\noperators: {x: {may: [approve, run]}}", "2:32: operators.x.may: must be 'operate' or 'approve', not 'run'"),

@@ -1,4 +1,7 @@
-"""The journal on real SQLite files: one writer door, real processes, real full disks."""
+"""The journal on real databases: one writer door, real processes, real full disks.
+
+What every journal promises is tested on SQLite and on PostgreSQL (`bench`), what concerns files on SQLite alone.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,13 @@ import sqlite3
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text as sql
+from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session, select
 
 from drpilot.base.clock import Chance, ManualClock
@@ -20,14 +26,16 @@ from drpilot.journal import chain
 from drpilot.journal.database import Database
 from drpilot.journal.holder import present_holder
 from drpilot.journal.journal import Journal, NewRun
-from drpilot.journal.tables import SCHEMA, GroupRow, metadata
+from drpilot.journal.tables import SCHEMA, GroupRow, RunRow, metadata
 from tests.engine.world import GROUP, Bench, plan, step
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> Bench:
+def bench(journal_url: str) -> Iterator[Bench]:
     """A fresh journal with the group `shop` in it."""
-    return Bench(tmp_path)
+    made = Bench(journal_url)
+    yield made
+    made.journal.database.close()
 
 
 def point_moves(bench: Bench, name: str, *, state: str = "available", age_s: float = 0) -> None:
@@ -52,14 +60,19 @@ def point_moves(bench: Bench, name: str, *, state: str = "available", age_s: flo
     bench.journal.change("shop", moves, "tester")
 
 
-def test_the_migrated_database_has_the_tables_of_the_code(tmp_path: Path) -> None:
+def test_the_migrated_database_has_the_tables_of_the_code(bench: Bench) -> None:
     """What alembic builds is what SQLModel declares: no drift."""
     from alembic.autogenerate import compare_metadata
     from alembic.migration import MigrationContext
 
+    with bench.journal.database.engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+
+
+def test_a_file_is_written_through_to_the_disk(tmp_path: Path) -> None:
+    """An intent survives a power cut, and no reader waits for a writer."""
     database = Database(f"sqlite:///{tmp_path}/journal.db")
     with database.engine.connect() as connection:
-        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
         assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
         assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
         assert connection.exec_driver_sql("PRAGMA foreign_keys").scalar() == 1
@@ -72,9 +85,9 @@ def test_only_its_owner_reads_a_journal(tmp_path: Path) -> None:
     assert set(modes.values()) == {0o600}, modes
 
 
-def test_opening_a_journal_again_keeps_the_locks_of_this_process(bench: Bench, tmp_path: Path) -> None:
+def test_opening_a_journal_again_keeps_the_locks_of_this_process(tmp_path: Path) -> None:
     """Without them others would take the journal for unused and clear its log."""
-    path = tmp_path / "journal.db"
+    bench, path = Bench(tmp_path), tmp_path / "journal.db"
 
     def held() -> int:
         mine, file = f" {os.getpid()} ", f":{path.stat().st_ino} "
@@ -189,37 +202,60 @@ from drpilot.base.errors import DrpilotError
 from drpilot.journal.database import Database
 from drpilot.journal.journal import Journal, NewRun
 from tests.engine.world import plan, step
-journal = Journal(Database("sqlite:///" + {path!r}), RealClock(), Chance())
+journal = Journal(Database({url!r}), RealClock(), Chance())
+print("ready", flush=True)
+sys.stdin.readline()
 try:
     print("created", journal.create(NewRun(journal.new_id(), plan(step("a")), "me")).name)
 except DrpilotError as error:
-    print(error.word, error.exit_code)
+    print(error.word, error.exit_code, error.data["run"], error.data["by"])
 """
 
 
 @pytest.mark.row(52)
-def test_of_eight_operators_one_begins(bench: Bench, tmp_path: Path) -> None:
+def test_of_eight_operators_one_begins(bench: Bench) -> None:
     """Eight processes begin a run in one lane at once: one does, seven are told who holds it."""
     root = str(Path(__file__).resolve().parents[2])
-    script = EIGHT.format(root=root, path=str(tmp_path / "journal.db"))
+    script = EIGHT.format(root=root, url=bench.url)
     running = [
         subprocess.Popen(
-            [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            [sys.executable, "-c", script],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         for _ in range(8)
     ]
-    said = sorted(process.communicate(timeout=90)[0].strip() for process in running)
-    assert said == ["created shop/1"] + ["lane-busy 5"] * 7
+    for process in running:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    said = sorted(process.communicate("go\n", timeout=90)[0].strip() for process in running)
+    assert said == ["created shop/1"] + ["lane-busy 5 shop/1 me"] * 7
+
+
+def test_the_database_itself_refuses_a_second_run_in_a_lane(bench: Bench) -> None:
+    """The last word is a unique index over live runs, whatever a program does."""
+    run = bench.journal.create(NewRun(bench.journal.new_id(), plan(step("a")), "me"))
+
+    def twin(session: Session) -> None:
+        row = session.get_one(RunRow, run.id)
+        session.add(RunRow(**{**row.model_dump(), "id": "twin", "number": 2}))
+        session.flush()
+
+    with pytest.raises(IntegrityError):
+        bench.journal.database.write(twin)
+    assert [view.name for view in bench.journal.runs("shop")] == ["shop/1"]
 
 
 @pytest.mark.row(98)
-def test_a_changed_event_is_noticed(bench: Bench, tmp_path: Path) -> None:
+def test_a_changed_event_is_noticed(bench: Bench) -> None:
     """The chain breaks where somebody wrote into the past."""
-    for text in ("one", "two", "three"):
-        bench.journal.lock("shop", "me", text)
+    for word in ("one", "two", "three"):
+        bench.journal.lock("shop", "me", word)
     assert chain.verify("group:shop", bench.journal.events(run="group:shop"))
-    with sqlite3.connect(tmp_path / "journal.db") as raw:
-        raw.execute('UPDATE event SET body = \'{"reason":"never"}\' WHERE sequence = 3')
+    forged = sql("UPDATE event SET body = :body WHERE sequence = 3").bindparams(body='{"reason":"never"}')
+    bench.journal.database.write(lambda session: session.connection().execute(forged))
     with pytest.raises(DrpilotError, match="broken at event 3"):
         chain.verify("group:shop", bench.journal.events(run="group:shop"))
 

