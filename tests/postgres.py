@@ -11,11 +11,15 @@ import ctypes
 import itertools
 import os
 import pwd
+import select
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
+import threading
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +27,7 @@ import psycopg
 
 from drpilot.base.clock import ManualClock, RealClock
 
-__all__ = ["Server", "TimePasses", "existing", "fresh"]
+__all__ = ["Fresh", "Line", "Server", "TimePasses", "existing", "fresh", "line_to"]
 
 _PORT = 5432  # names the socket's file in a folder of its own
 _PR_SET_PDEATHSIG = 1
@@ -199,6 +203,66 @@ def fresh() -> Iterator[Fresh]:
         yield server
     finally:
         server.close()
+
+
+@dataclass
+class Line:
+    """A line to the server that can be cut: at a COMMIT before it arrives, or after it was carried out."""
+
+    server: str | tuple[str, int]
+    cut: str = ""  # "request" | "reply"
+    cuts: int = 0
+    open: bool = True
+    sockets: list[socket.socket] = field(default_factory=list)
+
+    def serve(self, listener: socket.socket) -> None:
+        while True:
+            try:
+                near, _ = listener.accept()
+            except OSError:
+                return
+            far = socket.socket(socket.AF_UNIX if isinstance(self.server, str) else socket.AF_INET)
+            far.connect(self.server)
+            self.sockets += [near, far]
+            threading.Thread(target=self.carry, args=(near, far), daemon=True).start()
+
+    def carry(self, near: socket.socket, far: socket.socket) -> None:
+        with contextlib.suppress(OSError), near, far:
+            while True:
+                ready, _, _ = select.select([near, far], [], [], 60)
+                for source in ready:
+                    data = source.recv(65536)
+                    if not data:
+                        return
+                    if source is near and self.cut and b"COMMIT\0" in data:
+                        self.cuts += 1
+                        how, self.cut = self.cut, ""
+                        if how == "reply":
+                            far.sendall(data)
+                            far.recv(65536)  # it was carried out; the reply goes no further
+                        return
+                    (far if source is near else near).sendall(data)
+
+
+@contextlib.contextmanager
+def line_to(url: str) -> Iterator[tuple[Line, str]]:
+    """A line to the server of `url` over loopback, and the URL that goes through it."""
+    from sqlalchemy.engine import make_url
+
+    there = make_url(url)
+    folder = there.query.get("host")
+    port = there.port or _PORT
+    listener = socket.create_server(("127.0.0.1", 0))
+    line = Line(f"{folder}/.s.PGSQL.{port}" if folder else (there.host or "127.0.0.1", port))
+    threading.Thread(target=line.serve, args=(listener,), daemon=True).start()
+    query = {"sslmode": "disable", "gssencmode": "disable"}  # the line reads along
+    through = there.set(host="127.0.0.1", port=listener.getsockname()[1], query=query)
+    try:
+        yield line, through.render_as_string(hide_password=False)
+    finally:
+        listener.close()
+        for each in line.sockets:
+            each.close()
 
 
 class TimePasses(ManualClock):

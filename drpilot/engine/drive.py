@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,7 +36,7 @@ from drpilot.engine.context import StepContext, World
 from drpilot.engine.decide import decide
 from drpilot.engine.places import Room
 from drpilot.engine.settle import settle
-from drpilot.journal.journal import Journal
+from drpilot.journal.journal import Journal, Superseded
 
 __all__ = ["Drive", "Driver"]
 
@@ -89,6 +90,9 @@ class Driver:
             if not loop.futures:
                 self.journal.release(lease)  # else it runs out, when no call of ours can land any more
             return drive
+        except Superseded:
+            loop.leave()
+            raise
         finally:
             loop.over = True
             pool.shutdown(wait=False, cancel_futures=True)
@@ -150,6 +154,16 @@ class _Loop:
             self.journal.commit(self.lease, [*answers, *([RunMove("pause", text)] if pausable else [])])
             return False
         return True
+
+    def leave(self) -> None:
+        """Another drives now: what calls of ours still come to is evidence, and is kept when they end."""
+        for future in self.futures.values():
+            future.add_done_callback(self._late)
+
+    def _late(self, future: Future[Outcome]) -> None:
+        if not future.cancelled() and future.exception() is None:
+            with suppress(Superseded, DrpilotError):  # refused as expected, or the journal is away for good
+                self.journal.commit(self.lease, [future.result()])
 
     def given_up(self, *, forward: bool) -> bool:
         """Whether nobody waits for what runs in a thread; asked by the threads. A run that was turned still waits for

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import wait
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -35,14 +34,12 @@ def kill_at(bench: Bench, number: int, *, after: bool) -> None:
 
 
 @pytest.mark.parametrize("after", [False, True])
-def test_every_commit_is_a_legal_place_to_die(bench: Bench, after: bool, tmp_path: Path) -> None:
+def test_every_commit_is_a_legal_place_to_die(after: bool, new_journal: Callable[[], str]) -> None:
     """Kill at each commit in turn, resume: same end, one thing each, and the chain verifies."""
     number = 0
     while True:
         number += 1
-        folder = tmp_path / f"{after}-{number}"
-        folder.mkdir()
-        fresh = Bench(folder)
+        fresh = Bench(new_journal())
         run = begin(fresh, plan(step("a"), step("b"), step("c", needs=("a", "b"))))
         kill_at(fresh, number, after=after)
         try:
@@ -61,6 +58,7 @@ def test_every_commit_is_a_legal_place_to_die(bench: Bench, after: bool, tmp_pat
         states = chain.replay(events)
         assert states[("run", "shop/1")] == "finished"
         assert all(states[("step", f"shop/1:{path}")] == found.state for path, found in view.steps.items())
+        fresh.journal.database.close()
         if finished:
             break
     assert number > 5

@@ -28,6 +28,7 @@ from drpilot.journal.holder import present_holder
 from drpilot.journal.journal import Journal, NewRun
 from drpilot.journal.tables import SCHEMA, GroupRow, RunRow, metadata
 from tests.engine.world import GROUP, Bench, plan, step
+from tests.journal.forks import at_once
 
 
 @pytest.fixture
@@ -193,45 +194,13 @@ def test_a_full_disk_hides_nothing(tmp_path: Path) -> None:
     assert done.stdout.split() == ["oncall", "journal-unwritable"], done.stderr
 
 
-EIGHT = """
-import sys
-from pathlib import Path
-sys.path.insert(0, {root!r})
-from drpilot.base.clock import Chance, RealClock
-from drpilot.base.errors import DrpilotError
-from drpilot.journal.database import Database
-from drpilot.journal.journal import Journal, NewRun
-from tests.engine.world import plan, step
-journal = Journal(Database({url!r}), RealClock(), Chance())
-print("ready", flush=True)
-sys.stdin.readline()
-try:
-    print("created", journal.create(NewRun(journal.new_id(), plan(step("a")), "me")).name)
-except DrpilotError as error:
-    print(error.word, error.exit_code, error.data["run"], error.data["by"])
-"""
-
-
 @pytest.mark.row(52)
 def test_of_eight_operators_one_begins(bench: Bench) -> None:
     """Eight processes begin a run in one lane at once: one does, seven are told who holds it."""
-    root = str(Path(__file__).resolve().parents[2])
-    script = EIGHT.format(root=root, url=bench.url)
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-c", script],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(8)
-    ]
-    for process in running:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-    said = sorted(process.communicate("go\n", timeout=90)[0].strip() for process in running)
-    assert said == ["created shop/1"] + ["lane-busy 5 shop/1 me"] * 7
+    said = at_once(
+        bench.url, 'return journal.create(NewRun(journal.new_id(), plan(step("a")), "me")).name', 8
+    )
+    assert said == ["'shop/1'"] + ["('lane-busy', 5, 'shop/1', 'me')"] * 7
 
 
 def test_the_database_itself_refuses_a_second_run_in_a_lane(bench: Bench) -> None:
