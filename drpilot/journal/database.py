@@ -81,8 +81,12 @@ class Database:
 
     def _open(self, engine: Engine) -> None:
         self.engine = engine
-        with self.refusals():
-            self._upgrade()
+        try:
+            with self.refusals():
+                self._upgrade()
+        except BaseException:
+            engine.dispose()
+            raise
 
     @property
     def _reader(self) -> Engine:

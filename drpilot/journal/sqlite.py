@@ -72,7 +72,8 @@ def keep(engine: Engine, path: Path, shown: str) -> None:
         connection.cursor().execute("VACUUM INTO ?", (str(made),))
         os.replace(made, path)
     except (OSError, sqlite3.Error) as error:
-        made.unlink(missing_ok=True)
+        with suppress(OSError):
+            made.unlink()
         raise DrpilotError("journal-unwritable", path=shown, what=f"{path.name}: {error}") from error
     finally:
         connection.close()
