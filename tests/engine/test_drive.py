@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
+from concurrent.futures import wait
 from typing import Any
 
 import pytest
 
+from drpilot.base.clock import RealClock
 from drpilot.base.errors import DrpilotError
 from drpilot.domain.plan import Approval, Plan, Retry
 from drpilot.domain.ports import FailureClass, Move
@@ -390,6 +393,47 @@ def test_one_live_run_a_lane_and_a_move_cancels_copies(bench: Bench) -> None:
     assert refused.value.exit_code == 5
     begin(bench, plan(step("m"), mode="failover", lane="move"))
     assert bench.driver().drive(first.id, ME).view.result == "cancelled"
+
+
+def test_what_a_call_came_to_after_its_driver_lost_the_run_is_kept(bench: Bench) -> None:
+    """The call was in the air when another took over: its outcome is in the chain as evidence, and not applied."""
+    run = begin(bench, chained("a"))
+    entered, leave, refused = threading.Event(), threading.Event(), threading.Event()
+    original = bench.shelf.put
+
+    def put(name: str, token: str) -> None:
+        entered.set()
+        leave.wait(timeout=60)
+        original(name, token)
+
+    bench.shelf.put = put  # type: ignore[method-assign]
+
+    def drive() -> None:
+        try:
+            bench.driver().drive(run.id, ME)
+        except Superseded:
+            refused.set()
+
+    thread = threading.Thread(target=drive)
+    thread.start()
+    assert entered.wait(timeout=60)
+    taken = None
+    for _ in range(100):
+        bench.clock.sleep(60)
+        taken = taken or bench.journal.acquire(run.id, OTHER)
+    assert taken is not None
+    thread.join(timeout=60)
+    assert refused.is_set()
+    assert not [event for event in bench.journal.events(run=run.id) if event.kind == "late outcome"]
+    leave.set()
+    wait(bench.journal.in_flight[run.id], timeout=60)
+    for _ in range(200):
+        late = [event.body for event in bench.journal.events(run=run.id) if event.kind == "late outcome"]
+        if late:
+            break
+        RealClock().sleep(0.05)
+    assert [(body["step"], body["event"], body["term"]) for body in late] == [("a", "as wanted", 1)]
+    assert bench.journal.view(run.id).steps["a"].state == "running"
 
 
 def test_a_living_driver_keeps_its_lease_and_a_superseded_one_stops(bench: Bench) -> None:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from drpilot.journal import chain
 from drpilot.journal.database import Database
 from drpilot.journal.holder import is_gone, present_holder
 from drpilot.journal.journal import Journal, NewRun, Superseded
-from tests.engine.world import Bench, plan, step
+from tests.engine.world import GROUP, Bench, plan, step
 from tests.journal.forks import at_once
 from tests.postgres import Fresh, Server, fresh, line_to
 
@@ -137,14 +138,33 @@ def test_a_fenced_writer_is_refused_and_what_it_saw_is_kept(bench: Bench) -> Non
     assert (late["event"], late["output"]) == ("as wanted", {"id": "thing-1"})
 
 
+def test_a_former_lease_of_the_same_process_is_former(bench: Bench) -> None:
+    """Whoever acquires again writes under the new term only: the term fences, not the name."""
+    run = begun(bench, "a")
+    first, second = bench.journal.acquire(run, HERE), bench.journal.acquire(run, HERE)
+    assert first is not None
+    assert second is not None
+    with pytest.raises(Superseded):
+        bench.journal.commit(first, [RunMove("checks ok")])
+    bench.journal.commit(second, [RunMove("checks ok")])
+    assert bench.journal.view(run).state == "running"
+
+
 # -- one order ----------------------------------------------------------------------------------------------------
 
 
-def test_writers_of_one_chain_append_in_one_order(bench: Bench) -> None:
-    """Four processes write into one chain; it verifies, and who reads what came after the last event misses none."""
+def test_writers_follow_one_another(bench: Bench) -> None:
+    """Four processes at once, in one chain and in chains of their own, over one row that each reads before it writes.
+
+    Every chain verifies, no writer's word is lost, and who reads what came after the last event misses none.
+    """
+    for number in range(4):
+        bench.journal.protect(replace(GROUP, name=f"g{number}"), "", "tester")
     work = """
 for each in range(25):
     journal.lock("shop", f"writer-{number}", str(each))
+    journal.set_condition("shop", f"{number}.{each}", True, "a test")
+    journal.lock(f"g{number}", "me", str(each))
 return number
 """
     seen: list[int] = []
@@ -162,10 +182,13 @@ return number
     stop.set()
     reader.join(timeout=60)
     assert said == ["0", "1", "2", "3"]
-    events = bench.journal.events(run="group:shop")
-    chain.verify("group:shop", events)
-    assert [event.kind for event in events].count("locked") == 100
+    for name, count in (("shop", 100), *[(f"g{number}", 25) for number in range(4)]):
+        events = bench.journal.events(run=f"group:{name}")
+        chain.verify(f"group:{name}", events)
+        assert [event.kind for event in events].count("locked") == count
+    assert len(bench.journal.group("shop").conditions) == 100
     assert seen == [event.id for event in bench.journal.events()]
+    assert len(seen) == 200 + 5
 
 
 def test_a_reading_sees_one_state(shared: Bench) -> None:
@@ -406,6 +429,23 @@ def test_a_writer_that_lost_its_power_holds_nobody_up(shared: Bench, monkeypatch
     thread.join(timeout=60)
     assert len(tries) == 2  # thawed, it found its transaction gone and did it again
     other.close()
+
+
+def test_the_bounds_of_a_session_are_in_force(server: Server) -> None:
+    """Locks, statements and open transactions end by themselves, and a commit waits for the disk in any case."""
+    url = server.empty()
+    name = url.partition("?")[0].rpartition("/")[2]
+    server.do(f"ALTER DATABASE {name} SET synchronous_commit = off")
+    database = Database(url)
+    names = ("lock_timeout", "statement_timeout", "idle_in_transaction_session_timeout", "synchronous_commit")
+
+    def shown(session: Any) -> list[Any]:
+        return [session.connection().exec_driver_sql(f"SHOW {name}").scalar() for name in names]
+
+    assert database.write(shown) == ["15s", "30s", "10s", "on"]
+    assert database.read(shown) == ["15s", "30s", "10s", "on"]
+    database.close()
+    server.drop(url)
 
 
 # -- what is said of addresses ------------------------------------------------------------------------------------
