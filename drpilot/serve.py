@@ -143,6 +143,9 @@ class Service:
                 self._chore("look", self._look)
         except DrpilotError as error:
             self._tell("error", f"{error.title}. {error.hint}")
+            notify(
+                self.options.notify_socket, "WATCHDOG=1"
+            )  # this process is well; to restart it would mend nothing
 
     def _beat(self) -> None:
         self.house.journal.heartbeat(self.id, self.house.holder)

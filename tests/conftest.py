@@ -12,7 +12,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from tests.postgres import Server, existing, fresh
+from tests.postgres import Fresh, Server, existing, fresh
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -44,6 +44,17 @@ def server() -> Iterator[Server]:
     if given is not None:
         yield given
         given.close()
+        return
+    with fresh() as made:
+        yield made
+
+
+@pytest.fixture
+def own_server(server: Server) -> Iterator[Fresh]:
+    """A server that the test may stop; it runs again afterwards."""
+    if isinstance(server, Fresh):
+        yield server
+        server.run()
         return
     with fresh() as made:
         yield made

@@ -178,6 +178,11 @@ class Fresh(Server):
             RealClock().sleep(0.05)
         raise AssertionError((self.folder / "log").read_text()[-2000:])
 
+    def run(self) -> None:
+        """Start, unless it runs."""
+        if self._process is None or self._process.poll() is not None:
+            self.start()
+
     def stop(self) -> None:
         """Stop at once, as `pg_ctl stop -m immediate` does: every connection is cut, nothing is tidied up."""
         assert self._process is not None

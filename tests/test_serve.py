@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import select
 import signal
 import socket
 import subprocess
@@ -21,9 +22,11 @@ import structlog
 
 from drpilot.base import log
 from drpilot.base.clock import RealClock
+from drpilot.base.retry import Patience
 from drpilot.domain.run import RunView
 from drpilot.serve import Options, Service, notify, serve
 from drpilot.services.watch import Happening
+from tests.postgres import Fresh
 from tests.services.world import GROUP, Tiny, failover_plan, replicate_plan
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -230,6 +233,30 @@ def test_trouble_of_one_chore_does_not_end_the_service(tmp_path: Path) -> None:
         until(lambda: tiny.journal.view(run.id).result == "succeeded", "the run was driven")
     assert "a bug" in running.said("error")[0].text
     assert running.code == 0
+
+
+def test_a_service_outlives_a_journal_that_does_not_answer(tmp_path: Path, own_server: Fresh) -> None:
+    """Its server is gone for longer than anybody waits: that is told, the manager hears of life, and work goes on."""
+    tiny = Tiny(tmp_path, RealClock(), url=own_server.journal())
+    tiny.outside.usual_s = 0.01
+    tiny.patience = Patience(attempts=20, first_s=0.05, max_s=0.1, budget_s=0.5)
+    path = str(tmp_path / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
+        channel.bind(path)
+        channel.settimeout(30)
+        with Running(tiny, notify_socket=path) as running:
+            until(lambda: bool(tiny.journal.services()), "the service lives")
+            own_server.stop()
+            until(lambda: len(running.said("error")) > 2, "the error was told, more than once")
+            while select.select([channel], [], [], 0)[0]:
+                channel.recv(4096)
+            assert channel.recv(4096) == b"WATCHDOG=1"
+            own_server.start()
+            run = tiny.begin(replicate_plan(tiny.journal.new_id()))
+            until(lambda: tiny.journal.view(run.id).result == "succeeded", "the run was driven")
+    assert "does not answer" in running.said("error")[0].text
+    assert running.code == 0
+    tiny.journal.database.close()
 
 
 def test_the_service_looks_at_sites_and_repeats_a_fence(tmp_path: Path) -> None:

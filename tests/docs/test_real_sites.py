@@ -10,6 +10,7 @@ import pytest
 
 from drpilot import serve
 from drpilot.actions.catalogue import CATALOGUE, permissions
+from drpilot.journal.postgres import PATIENCE
 from tests.docs.policy import PAGE, allowed, permission, policies, with_policies
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -48,6 +49,8 @@ def test_the_unit_fits_the_service() -> None:
     service = unit["Service"]
     assert service["Type"] == "notify"
     assert int(service["TimeoutStopSec"]) > serve.DRAIN_S
-    assert int(service["WatchdogSec"]) > 15 + serve.HEARTBEAT_S  # the journal's own patience comes on top
+    assert (
+        int(service["WatchdogSec"]) > PATIENCE.budget_s + 15 + serve.HEARTBEAT_S
+    )  # a server, a lock, a beat
     assert service["ExecStart"].endswith("/bin/drpilot serve --no-input")
     assert "ProtectProc" not in service  # drpilot/journal/holder.py reads /proc/PID/stat of other drivers

@@ -24,7 +24,7 @@ from drpilot.journal.holder import is_gone, present_holder
 from drpilot.journal.journal import Journal, NewRun, Superseded
 from tests.engine.world import GROUP, Bench, plan, step
 from tests.journal.forks import at_once
-from tests.postgres import Fresh, Server, fresh, line_to
+from tests.postgres import Fresh, Server, line_to
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Holder("me", "host-a", "boot-a", 1, "1")
@@ -340,19 +340,9 @@ def test_a_batch_is_what_keeps_a_lost_reply_from_being_repeated(
 # -- a server that is gone ----------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def own(server: Server) -> Iterator[Fresh]:
-    """A server that may be stopped."""
-    if isinstance(server, Fresh):
-        yield server
-        return
-    with fresh() as made:
-        yield made
-
-
-def test_a_server_that_is_gone_for_ten_seconds_stops_no_run(own: Fresh) -> None:
+def test_a_server_that_is_gone_for_ten_seconds_stops_no_run(own_server: Fresh) -> None:
     """Stopped at once in the middle of a run, up again 10 s later: the run goes on, nothing is repeated or lost."""
-    bench = Bench(own.journal(), RealClock())
+    bench = Bench(own_server.journal(), RealClock())
     run = begun(bench, *"abcdef")
     driver = bench.driver()
     clock = RealClock()
@@ -362,7 +352,7 @@ def test_a_server_that_is_gone_for_ten_seconds_stops_no_run(own: Fresh) -> None:
     def put(name: str, token: str) -> None:
         original(name, token)
         if name == "c":
-            own.stop()  # the effect is there, and its outcome can't be written
+            own_server.stop()  # the effect is there, and its outcome can't be written
             stopped.set()
 
     bench.shelf.put = put  # type: ignore[method-assign]
@@ -371,7 +361,7 @@ def test_a_server_that_is_gone_for_ten_seconds_stops_no_run(own: Fresh) -> None:
     thread.start()
     assert stopped.wait(timeout=60)
     clock.sleep(10)
-    own.start()
+    own_server.start()
     thread.join(timeout=100)
     (drive,) = found
     assert (drive.view.state, drive.view.result) == ("finished", "succeeded")
@@ -382,13 +372,13 @@ def test_a_server_that_is_gone_for_ten_seconds_stops_no_run(own: Fresh) -> None:
     bench.journal.database.close()
 
 
-def test_patience_ends_with_one_clear_error(own: Fresh) -> None:
+def test_patience_ends_with_one_clear_error(own_server: Fresh) -> None:
     """A server that stays away: the writer says so by its name and code, and what was committed is there afterwards."""
-    url = own.journal()
+    url = own_server.journal()
     bench = Bench(url)
     journal = Journal(Database(url, SHORT), bench.clock, Chance(3))
     journal.lock("shop", "me", "before")
-    own.stop()
+    own_server.stop()
     try:
         for call in (lambda: journal.lock("shop", "me", "never"), lambda: journal.group("shop")):
             with pytest.raises(DrpilotError) as caught:
@@ -398,7 +388,7 @@ def test_patience_ends_with_one_clear_error(own: Fresh) -> None:
             Database(url)
         assert caught.value.word == "journal-unreachable"
     finally:
-        own.start()
+        own_server.start()
     assert bench.journal.group("shop").locked_reason == "before"
     journal.lock("shop", "me", "after")
     journal.database.close()

@@ -31,6 +31,7 @@ from drpilot.inventory.configuration import Configuration, SiteSettings
 from drpilot.journal.database import Database
 from drpilot.journal.holder import present_holder
 from drpilot.journal.journal import Journal, NewRun
+from drpilot.journal.postgres import PATIENCE
 from drpilot.services.house import House, Look
 
 START = datetime(2026, 11, 22, 3, 0, tzinfo=UTC)
@@ -252,12 +253,22 @@ def failover_plan(point: str) -> Plan:
 
 
 class Tiny:
-    """A house over the tiny world; `fresh()` gives another process's view of the same journal."""
+    """A house over the tiny world; `fresh()` gives another process's view of the same journal.
+
+    The journal is a file in `folder`, or what `url` names.
+    """
 
     def __init__(
-        self, folder: Path, clock: Clock | None = None, group: Group = GROUP, seed: int | None = 1
+        self,
+        folder: Path,
+        clock: Clock | None = None,
+        group: Group = GROUP,
+        seed: int | None = 1,
+        url: str = "",
     ) -> None:
         self.folder = folder
+        self.url = url or f"sqlite:///{folder}/journal.db"
+        self.patience = PATIENCE
         self.clock: Any = clock or ManualClock(START)
         self.outside = Outside()
         self.group = group
@@ -268,8 +279,8 @@ class Tiny:
 
     def fresh(self, seed: int | None = 2, holder: Holder | None = None) -> House:
         """Another house on the same journal."""
-        url = f"sqlite:///{self.folder}/journal.db"
-        journal = Journal(Database(url), self.clock, Chance(seed))
+        url = self.url
+        journal = Journal(Database(url, self.patience), self.clock, Chance(seed))
 
         def nowhere(name: str = "") -> Any:
             raise AssertionError(f"the tiny world has no site {name}")
