@@ -150,6 +150,7 @@ class Running:
     def __exit__(self, *_: object) -> None:
         self.house.stop.set()
         self.thread.join(40)
+        self.house.journal.database.close()
 
     def said(self, what: str) -> list[Happening]:
         """The happenings of one kind."""
