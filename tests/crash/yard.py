@@ -12,6 +12,7 @@ from typing import Any
 
 from drpilot import census
 from drpilot.base.clock import Chance, RealClock
+from drpilot.clouds.marks import unpacked
 from drpilot.journal import chain
 from drpilot.journal.database import Database
 from drpilot.journal.journal import Journal
@@ -187,8 +188,16 @@ def journal_in(folder: Path) -> Journal:
 
 
 def inventory(lab: Lab) -> list[dict[str, Any]]:
-    """Everything that exists on all three sites."""
-    return [{**row, "site": site} for site in SITES for row in lab.control(site, "inventory")["resources"]]
+    """Everything that exists on all three sites.
+
+    Killed between a create call that takes no tags and the CreateTags after it, drpilot knows a thing by the mark in
+    its description from then on: as good as tags, so it counts as tags here.
+    """
+    rows = [{**row, "site": site} for site in SITES for row in lab.control(site, "inventory")["resources"]]
+    for row in rows:
+        if not any(key.startswith("drpilot:") for key in row["tags"]):
+            row["tags"] |= unpacked(str(row["row"].get("Description") or "")) or {}
+    return rows
 
 
 def unintended(folder: Path, lab: Lab) -> list[str]:
