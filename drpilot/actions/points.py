@@ -15,6 +15,7 @@ from drpilot.actions.views import (
     instances,
     made_here,
     moment,
+    not_found,
     snapshots,
     specification,
     tags_of,
@@ -28,6 +29,7 @@ from drpilot.domain.point import Replica
 from drpilot.domain.ports import (
     Action,
     Answer,
+    CloudError,
     Context,
     Done,
     Effect,
@@ -148,7 +150,8 @@ class Capture(Action[CaptureInput, CaptureOutput]):
     is frozen around the call.
 
     A cloud without CreateSnapshots (Eucalyptus) takes one volume after the other. All of one *take* belong together:
-    only a freeze makes them one instant, and snapshots of a take that broke off are never mixed with those of the next.
+    only a freeze makes them one instant, and snapshots of a take that broke off are never mixed with those of the next:
+    they are deleted before it.
     """
 
     name = "point.capture"
@@ -159,6 +162,7 @@ class Capture(Action[CaptureInput, CaptureOutput]):
         "ec2:CreateSnapshots",
         "ec2:CreateSnapshot",
         "ec2:CreateTags",
+        "ec2:DeleteSnapshot",
         "ec2:DescribeInstances",
         "ec2:DescribeSnapshots",
     )
@@ -173,6 +177,8 @@ class Capture(Action[CaptureInput, CaptureOutput]):
             freezing.thaw_left(ctx, tier, instance)
         apart = "ec2:CreateSnapshots" not in ctx.site("source").capabilities
         if instance.volumes and not self._found(ctx, instance):
+            if apart:
+                self._drop(ctx)
             if (tier.freeze or apart) and self._shut_down(ctx, instance):
                 freezing.at_rest(ctx)
                 self._take(ctx, tier, instance)
@@ -184,6 +190,18 @@ class Capture(Action[CaptureInput, CaptureOutput]):
             # What the programs said, and whether the machine was at rest, the next look knows, not one of this moment.
             return Waiting({}, after_s=0.0, note="the snapshots were asked for")
         return visible(self.observe, ctx, given)
+
+    @staticmethod
+    def _drop(ctx: Context) -> None:
+        """Delete what a take of this step left that broke off: nothing will ever be made of it."""
+        site = ctx.site("source")
+        for item in snapshots(site, made_here(ctx)):
+            try:
+                site.call("ec2", "DeleteSnapshot", {"SnapshotId": item["SnapshotId"]})
+            except CloudError as error:
+                if not_found(error) or error.kind is FailureClass.CONFLICT:
+                    continue  # gone, or still on its way: then it goes with its point
+                raise
 
     @staticmethod
     def _shut_down(ctx: Context, instance: Instance) -> bool:
