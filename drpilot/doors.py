@@ -99,7 +99,7 @@ def bucket_doors(*, lab: bool, engine: str, note: Callable[[str], None] | None =
     engine than the one asked for has to serve a site.
     """
     clock, folder = RealClock(), home_of(lab=lab)
-    settings, opened, lock = configuration.read(folder), dict[str, BotoSite](), threading.Lock()
+    settings, opened, lock = configuration.read(folder, lab=lab), dict[str, BotoSite](), threading.Lock()
 
     def site(name: str) -> BotoSite:
         with lock:

@@ -240,7 +240,7 @@ def block_doors(
 
     def site(name: str) -> BotoSite:
         if not sites:
-            sites.append(Sites(configuration.read(folder), clock))
+            sites.append(Sites(configuration.read(folder, lab=lab), clock))
         return sites[0].site(name)
 
     def plane(name: str) -> BlockPlane:
@@ -256,7 +256,7 @@ def image_stage(*, lab: bool, source: str, target: str, note: Callable[[str], No
     folder = home_of(lab=lab)
     if lab and not (folder / "drpilot.yaml").exists():
         raise DrpilotError("lab-down", why=f"no lab was ever started in {folder}")
-    settings, clock = configuration.read(folder), RealClock()
+    settings, clock = configuration.read(folder, lab=lab), RealClock()
     sites = Sites(settings, clock)
 
     carrying = _transfers(sites, folder, note)
@@ -274,7 +274,7 @@ def open_house(
 ) -> House:
     """Open an installation: its configuration, journal and sites. Nothing is called yet."""
     folder = home or home_of(lab=lab)
-    settings = configuration.read(folder)
+    settings = configuration.read(folder, lab=lab)
     clock, chance = RealClock(), Chance()
     journal = Journal(Database(settings.journal), clock, chance)
     sites = Sites(settings, clock, observer)

@@ -1,8 +1,8 @@
 """drpilot.yaml: the journal, the witness, the sites and the operators of one installation.
 
 Nothing secret stands in it: a site refers to a profile, or to credentials in a variable, a file or the
-answer of a command. This is the module that reads drpilot's own variables, DRPILOT_HOME and
-DRPILOT_DATABASE_URL; AWS_* variables are none of its business, so they reach no named site.
+answer of a command. This is the module that reads drpilot's own variables, DRPILOT_HOME,
+DRPILOT_DATABASE_URL and their like for the lab; AWS_* variables are none of its business, so they reach no named site.
 """
 
 from __future__ import annotations
@@ -262,16 +262,16 @@ def _journal_without_password(text: str) -> str:
     return text
 
 
-def _given_url() -> str | None:
-    """The journal that DRPILOT_DATABASE_URL names, if it is set; raises `wrong-value`."""
-    given = os.environ.get("DRPILOT_DATABASE_URL")
+def _given_url(variable: str) -> str | None:
+    """The journal that the environment names, if it does; raises `wrong-value`."""
+    given = os.environ.get(variable)
     if not given:
         return None
     try:
         return _journal_url(given)
     except ValueError as error:
         raise DrpilotError(
-            "wrong-value", what=f"DRPILOT_DATABASE_URL: {error}", hint="mend it or unset it"
+            "wrong-value", what=f"{variable}: {error}", hint="mend it or unset it"
         ) from None
 
 
@@ -392,16 +392,19 @@ def lab_home() -> Path:
     return Path(given).expanduser() if given else platformdirs.user_state_path("drpilot") / "lab"
 
 
-def read(folder: Path) -> Configuration:
-    """The configuration in `folder`. DrpilotError `no-configuration`, or `document` with all findings."""
+def read(folder: Path, *, lab: bool = False) -> Configuration:
+    """The configuration in `folder`. DrpilotError `no-configuration`, or `document` with all findings.
+
+    A `lab` has a variable of its own: what is practised must never land in the journal that is shared at work.
+    """
     path = folder / FILE
     if not path.is_file():
         raise DrpilotError("no-configuration", home=str(folder))
-    return parse(read_text(path), folder)
+    return parse(read_text(path), folder, "DRPILOT_LAB_DATABASE_URL" if lab else "DRPILOT_DATABASE_URL")
 
 
-def parse(text: str, folder: Path) -> Configuration:
-    """The configuration in `text`, as if it lay in `folder`; DRPILOT_DATABASE_URL overrides `journal`."""
+def parse(text: str, folder: Path, variable: str = "DRPILOT_DATABASE_URL") -> Configuration:
+    """The configuration in `text`, as if it lay in `folder`; the environment's `variable` overrides `journal`."""
     loaded = load(ConfigurationModel, text, FILE)
     findings = loaded.findings or (*_witness_findings(loaded), *_controller_findings(loaded))
     if loaded.value is None or findings:
@@ -410,7 +413,7 @@ def parse(text: str, folder: Path) -> Configuration:
     default = f"sqlite:///{folder / 'journal.db'}"
     return Configuration(
         home=folder,
-        journal=_given_url() or model.journal or default,
+        journal=_given_url(variable) or model.journal or default,
         witness=WitnessSettings(**model.witness.model_dump()) if model.witness else None,
         sites={name: site_settings(name, site, folder) for name, site in model.sites.items()},
         operators={name: Operator(name, frozenset(each.may)) for name, each in model.operators.items()},

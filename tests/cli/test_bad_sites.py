@@ -103,7 +103,7 @@ def test_a_journal_that_is_no_database_is_a_setting(protected: Lab) -> None:
         "mysql://x/y",
         "sqlite:///" + str(Path("/proc/none")),
     ):
-        environment = {**protected.environment, "DRPILOT_DATABASE_URL": url}
+        environment = {**protected.environment, "DRPILOT_LAB_DATABASE_URL": url}
         error = Lab(environment, protected.group_file).told("status", code=6)["error"]
         assert error["hint"]
         assert error["word"] == ("journal-unreadable" if "proc" in url else "wrong-value")
@@ -112,7 +112,7 @@ def test_a_journal_that_is_no_database_is_a_setting(protected: Lab) -> None:
 def test_a_journal_whose_server_is_not_there_is_unreachable(protected: Lab) -> None:
     """Nothing listens at the address: every command ends with 8 at once, and no password of it is printed."""
     url = "postgresql://drpilot:hunter2@127.0.0.1:1/journal?sslpassword=hunter3"
-    environment = {**protected.environment, "DRPILOT_DATABASE_URL": url}
+    environment = {**protected.environment, "DRPILOT_LAB_DATABASE_URL": url}
     for command in (("status",), ("failover", "shop"), ("run", "resume", "shop"), ("serve",)):
         error = Lab(environment, protected.group_file).told(*command, code=8)["error"]
         assert (error["word"], "hunter" in str(error)) == ("journal-unreachable", False), command

@@ -116,8 +116,8 @@ def test_the_other_host_finishes_what_the_killed_one_drove(
 ) -> None:
     """Killed half-way, taken over when its lease has run out: the same end, nothing twice, each repeat on record."""
     yard.restore("dead")
-    monkeypatch.setenv("DRPILOT_DATABASE_URL", server.journal())
-    carried(yard, os.environ["DRPILOT_DATABASE_URL"])
+    monkeypatch.setenv("DRPILOT_LAB_DATABASE_URL", server.journal())
+    carried(yard, os.environ["DRPILOT_LAB_DATABASE_URL"])
     house = open_house(lab=True, person="oncall", home=yard.folder)
     run, clock, journal = begun(house), RealClock(), house.journal
     if other == "a service":

@@ -85,6 +85,18 @@ def test_the_journal_lies_beside_the_file_unless_told_otherwise(
     assert parse(FULL, tmp_path).journal == "sqlite:////elsewhere.db"
 
 
+def test_the_lab_never_lies_in_the_journal_that_is_shared_at_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is exported for real work is nothing to the lab, which has a variable of its own."""
+    (tmp_path / "drpilot.yaml").write_text("drpilot: 1\n")
+    monkeypatch.setenv("DRPILOT_DATABASE_URL", "sqlite:////shared.db")
+    assert read(tmp_path).journal == "sqlite:////shared.db"
+    assert read(tmp_path, lab=True).journal == f"sqlite:///{tmp_path}/journal.db"
+    monkeypatch.setenv("DRPILOT_LAB_DATABASE_URL", "sqlite:////practice.db")
+    assert read(tmp_path, lab=True).journal == "sqlite:////practice.db"
+
+
 def test_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """DRPILOT_HOME, else the user's configuration folder; without a file there the error says what to type."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
