@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from drpilot.base.clock import Clock
@@ -34,6 +35,7 @@ from drpilot.domain.states import FAMILIES
 from drpilot.engine.attempt import Phase, execute
 from drpilot.engine.context import StepContext, World
 from drpilot.engine.decide import decide
+from drpilot.engine.hands import Hands, Hire, Threads
 from drpilot.engine.places import Room
 from drpilot.engine.settle import settle
 from drpilot.journal.journal import Journal, Superseded
@@ -69,6 +71,7 @@ class Driver:
     pulse: Callable[[], None] = lambda: None
     stop: threading.Event = field(default_factory=threading.Event)
     parallel: int = 16
+    hire: Hire = Threads
 
     def drive(self, run: str, holder: Holder, *, patient: bool = False, wait_s: float | None = None) -> Drive:
         """Drive `run` until it finishes, needs a person, or `stop` is set.
@@ -82,8 +85,8 @@ class Driver:
         lease = self.journal.acquire(view.id, holder)
         if lease is None:
             return Drive(self.journal.view(view.id), taken=False)
-        pool = ThreadPoolExecutor(max_workers=self.parallel, thread_name_prefix=f"drpilot-{view.name}")
-        loop = _Loop(self, lease, pool, patient, wait_s)
+        hands = self.hire(self.parallel, f"drpilot-{view.name}")
+        loop = _Loop(self, lease, hands, patient, wait_s)
         try:
             drive = loop.run()
             self.pulse()
@@ -95,19 +98,19 @@ class Driver:
             raise
         finally:
             loop.over = True
-            pool.shutdown(wait=False, cancel_futures=True)
+            hands.close()
             self.journal.in_flight[view.id] = list(loop.futures.values())
 
 
 class _Loop:
     def __init__(
-        self, driver: Driver, lease: Lease, pool: ThreadPoolExecutor, patient: bool, wait_s: float | None
+        self, driver: Driver, lease: Lease, hands: Hands, patient: bool, wait_s: float | None
     ) -> None:
         self.driver = driver
         self.journal = driver.journal
         self.clock = driver.clock
         self.lease = lease
-        self.pool = pool
+        self.hands = hands
         self.patient = patient
         self.wait_s = wait_s
         self.futures: dict[str, Future[Outcome]] = {}
@@ -186,7 +189,7 @@ class _Loop:
         view = self.journal.view(self.lease.run)
         for phase, chosen in phases:
             for path in chosen:
-                self.futures[path] = self.pool.submit(self._attempt, view, path, phase)
+                self.futures[path] = self.hands.submit(partial(self._attempt, view, path, phase))
 
     def _attempt(self, view: RunView, path: str, phase: Phase) -> Outcome:
         step = view.steps[path]
@@ -237,7 +240,7 @@ class _Loop:
         if decision.wake_at is not None:
             timeout_s = min(timeout_s, max(0.01, (decision.wake_at - self.clock.now()).total_seconds()))
         if self.futures:
-            done, _ = wait(self.futures.values(), timeout=timeout_s, return_when=FIRST_COMPLETED)
+            done = self.hands.wait(self.futures.values(), timeout_s)
         else:
             done = set()
             self.clock.sleep(timeout_s)
@@ -258,7 +261,7 @@ class _Loop:
 
     def _drain(self) -> Drive:
         """Let what is in a thread end (its calls are bounded) and record it; start nothing."""
-        done, _ = wait(self.futures.values(), timeout=20.0)
+        done = self.hands.wait(self.futures.values(), 20.0, all_of_them=True)
         ended = [path for path, future in self.futures.items() if future in done]
         outcomes = [self.futures.pop(path).result() for path in ended]
         if outcomes:

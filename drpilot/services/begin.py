@@ -7,9 +7,9 @@ the typed facts against them; `begin` writes the run. Driving it is another act 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 from drpilot.base.clock import rfc3339
@@ -189,8 +189,11 @@ def _fresh(house: House, view: GroupView) -> None:
 
 def _looks(house: House, view: GroupView, source: str, target: str) -> dict[str, Look]:
     names = list(dict.fromkeys([source, target, *([view.group.traffic.site] if view.group.traffic else [])]))
-    with ThreadPoolExecutor(max_workers=len(names)) as pool:
-        found = list(pool.map(lambda name: house.probe(name, timeout_s=LOOK_S), names))
+    hands = house.hire(len(names), "drpilot-look")
+    looking = [hands.submit(partial(house.probe, name, timeout_s=LOOK_S)) for name in names]
+    hands.wait(looking, 2 * LOOK_S, all_of_them=True)
+    hands.close()
+    found = [look.result() for look in looking]
     for look in found:
         house.journal.saw(
             look.site, answers=look.answers, detail=look.detail, account=look.account, refusal=look.refusal

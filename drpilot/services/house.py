@@ -14,6 +14,7 @@ from drpilot.domain.ports import Action, CloudError, Site
 from drpilot.domain.run import Holder
 from drpilot.engine.context import World
 from drpilot.engine.drive import Driver
+from drpilot.engine.hands import Hire, Threads
 from drpilot.inventory.configuration import Configuration
 from drpilot.journal.journal import Journal
 
@@ -91,6 +92,7 @@ class House:
     pulse: Callable[[], None] = lambda: None
     stop: threading.Event = field(default_factory=threading.Event)
     parallel: int = 16
+    hire: Hire = Threads
 
     def site(self, name: str) -> Site:
         """The site of that name, connected and with its account checked."""
@@ -114,6 +116,7 @@ class House:
             pulse=self.pulse,
             stop=self.stop,
             parallel=self.parallel,
+            hire=self.hire,
         )
         if seen is not None:
             driver.seen = seen
