@@ -7,7 +7,9 @@ Host) and in the TLS handshake, so that a machine can be asked before any name p
 from __future__ import annotations
 
 import socket
+import ssl
 from dataclasses import dataclass
+from functools import cache
 from urllib.parse import urlsplit, urlunsplit
 
 import httpx2
@@ -31,6 +33,12 @@ class Place:
     name: str
     addresses: tuple[str, ...]
     port: int | None = None
+
+
+@cache
+def _trust() -> ssl.SSLContext:
+    """Whom TLS trusts; reading the certificates costs more than most questions, so they are read once."""
+    return httpx2.create_ssl_context(trust_env=False)
 
 
 def tcp_answer(address: str, port: int) -> str | None:
@@ -59,7 +67,9 @@ def http_answer(url: str, address: str, port: int | None, contains: str | None) 
     extensions = {"sni_hostname": host} if named and parts.scheme == "https" else {}
     try:
         with (
-            httpx2.Client(timeout=_TIMEOUT_S, trust_env=False, follow_redirects=False) as client,
+            httpx2.Client(
+                timeout=_TIMEOUT_S, trust_env=False, follow_redirects=False, verify=_trust()
+            ) as client,
             client.stream("GET", target, headers=headers, extensions=extensions) as response,
         ):
             body = b""
