@@ -11,6 +11,8 @@ MAKEFLAGS += --no-builtin-rules --no-print-directory
 PYTHON ?= python3
 WORKERS ?= 2
 ARGS ?=
+SEEDS ?= 100
+FROM ?= 0
 PIP_VERSION := 26.3
 
 VENV := .venv
@@ -61,6 +63,10 @@ coverage: $(STAMP) ## what the last `make test` covered: domain, engine and runb
 .PHONY: crash
 crash: $(STAMP) ## the crash suites alone, slow ones included: kills at every commit, lost replies at every call
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m 'crash or slow' --timeout 1800 $(ARGS)
+
+.PHONY: simulate
+simulate: $(STAMP) ## the whole of drpilot in virtual time under faults drawn from seeds: SEEDS=500 FROM=0
+	@$(BIN)/python -m tests.simulation --seeds $(SEEDS) --from $(FROM) --workers $(WORKERS) $(ARGS)
 
 .PHONY: bench
 bench: $(STAMP) ## every measurement there is (tests/bench)

@@ -1,0 +1,354 @@
+"""The ground that stories are told on: three clouds in memory, the sample shop protected, and a journal.
+
+It is made once a process and put back before each seed, so that a seed costs only what happens in it.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import botocore.auth
+
+from drpilot.actions.catalogue import CATALOGUE
+from drpilot.base.clock import Chance
+from drpilot.base.errors import DrpilotError
+from drpilot.base.retry import Patience
+from drpilot.clouds.failures import as_drpilot_error
+from drpilot.clouds.session import Clients, CredentialsReference, SiteSettings
+from drpilot.clouds.site import BotoSite, Ways
+from drpilot.clouds.witness import S3Witness
+from drpilot.domain.ports import CloudError
+from drpilot.domain.run import Holder
+from drpilot.engine.context import World
+from drpilot.inventory import configuration
+from drpilot.journal.database import Database
+from drpilot.journal.journal import Journal
+from drpilot.lab import shop
+from drpilot.lab.cloud import Cloud
+from drpilot.lab.process import start_in_process
+from drpilot.lab.runtime import runtime
+from drpilot.lab.wire import attach
+from drpilot.services.house import House, Look
+from drpilot.services.protect import protect
+from drpilot.wiring import slots_of
+from tests.actions.doors import Door
+from tests.simulation.clock import SiteClock, VirtualClock
+from tests.simulation.hands import Inline
+from tests.simulation.network import Network
+
+__all__ = ["BUCKET", "GROUP", "SITES", "Ground", "Life", "Watch", "made"]
+
+SITES = ("home", "away", "edge")
+GROUP = "shop"
+BUCKET = "witness"
+SPEED = 10.0
+READ_TIMEOUT_S = 10.0
+SETTLE_S = 2.0  # the longest that anything may stay invisible; faults keep below it
+_KEYS = "[default]\naws_access_key_id = {}\naws_secret_access_key = {}\n"
+_FILE = """drpilot: 1
+witness: {site: edge, bucket: witness}
+sites:
+"""
+_SITE = (
+    "  {name}: {{cloud: aws, region: {region}, account: '{account}', endpoints: {{default: 'http://127.0.0.1:9'}}, "
+    "credentials: {{file: {keys}}}}}\n"
+)
+
+
+class Watch:
+    """What is told of a life, and may end it or spoil it; this one does nothing."""
+
+    alive = True
+
+    def called(self, site: str, service: str, operation: str, phase: str) -> None:
+        """A call of drpilot, before it is sent, after it was answered, or after it failed."""
+
+    def writing(self) -> None:
+        """A transaction of the journal begins."""
+
+    def written(self) -> None:
+        """It is durable."""
+
+    def changed(self, changes: Sequence[Any]) -> None:
+        """These changes of a run are durable, and nobody acted on them yet."""
+
+    @contextmanager
+    def working(self, work: Callable[[], Any]) -> Iterator[None]:
+        """Hands carry out a piece of work."""
+        yield
+
+
+class WatchedDatabase(Database):
+    """The journal's database; each transaction is told of."""
+
+    watch: Watch
+    writes: list[int]
+
+    @contextmanager
+    def write(self) -> Iterator[Any]:
+        self.watch.writing()
+        with super().write() as session:
+            yield session
+        self.writes[0] += 1
+        self.watch.written()
+
+
+class Remembering(Journal):
+    """The journal; a run is read again only after something was written, by whichever process."""
+
+    writes: list[int]
+    _seen: tuple[int, dict[str, Any]] = (-1, {})
+
+    def view(self, run: str) -> Any:
+        if self._seen[0] != self.writes[0]:
+            self._seen = (self.writes[0], {})
+        if run not in self._seen[1]:
+            self._seen[1][run] = super().view(run)
+        return self._seen[1][run]
+
+
+@dataclass
+class Life:
+    """One process of drpilot: everything it keeps in memory."""
+
+    number: int
+    house: House
+    database: WatchedDatabase
+
+    @property
+    def journal(self) -> Journal:
+        return self.house.journal
+
+    def end(self) -> None:
+        """The process is gone."""
+        self.database.close()
+
+
+@dataclass
+class Ground:
+    """The clouds and the journal of this process."""
+
+    folder: Path
+    time: VirtualClock
+    clouds: dict[str, Cloud]
+    clocks: dict[str, SiteClock]
+    network: Network
+    clients: dict[str, Clients] = field(default_factory=dict)
+    settings: configuration.Configuration | None = None
+    elapsed_s: float = 0.0
+    before: set[tuple[str, str]] = field(default_factory=set)
+    lives: int = 0
+    writes: list[int] = field(default_factory=lambda: [0])  # transactions of the journal, counted
+    compiled: Any = None  # statements that SQLAlchemy compiled: no memory of drpilot
+
+    @property
+    def journal_file(self) -> Path:
+        return self.folder / "journal.db"
+
+    # -- lives --------------------------------------------------------------------------------------------
+
+    def live(self, person: str, chance: Chance, watch: Watch | None = None) -> Life:
+        """A fresh process of `person`, with nothing in memory but what it reads."""
+        watch = watch or Watch()
+        self.lives += 1
+        database = WatchedDatabase(f"sqlite:///{self.journal_file}")
+        database.watch, database.writes = watch, self.writes
+        if self.compiled is None:
+            self.compiled = database.engine._compiled_cache
+        database.engine._compiled_cache = self.compiled
+        journal = Remembering(database, self.time, chance)
+        journal.writes = self.writes
+        journal.after_commit = watch.changed
+        assert self.settings is not None
+        holder = Holder(person, f"machine-{self.lives}", "boot", self.lives, str(self.lives))
+        alive: set[str] = set()
+
+        def saw(site: str, service: str, operation: str, phase: str) -> None:
+            if phase == "after":
+                alive.add(site)
+            watch.called(site, service, operation, phase)
+
+        sites = {name: self._site(name, chance, saw) for name in SITES}
+
+        def pulse() -> None:
+            for name in sorted(alive):
+                journal.saw(name, answers=True, detail="answered a call")
+            alive.clear()
+
+        def hire(count: int, name: str) -> Inline:
+            return Inline(self.time, chance, watch)
+
+        return Life(
+            self.lives,
+            House(
+                journal=journal,
+                configuration=self.settings,
+                world=World(sites.__getitem__, lambda: S3Witness(sites["edge"], BUCKET), settle_s=SETTLE_S),
+                probe=lambda site, *, timeout_s: self._look(site, chance, watch),
+                catalogue=CATALOGUE,
+                clock=self.time,
+                chance=chance,
+                holder=holder,
+                person=person,
+                account=person,
+                lab=True,
+                told=as_drpilot_error,
+                slots=lambda name: slots_of(self.settings.sites.get(name)) if self.settings else {},
+                able=lambda name: sites[name].capabilities,
+                pulse=pulse,
+                hire=hire,
+            ),
+            database,
+        )
+
+    def _site(self, name: str, chance: Chance, saw: Callable[[str, str, str, str], None]) -> BotoSite:
+        patience = Patience(attempts=4, budget_s=12.0)
+        return BotoSite(
+            self.clients[name], Ways(clock=self.time, chance=chance, patience=patience, observer=saw)
+        )
+
+    def _look(self, name: str, chance: Chance, watch: Watch) -> Look:
+        """One look, as wiring has it, without its thread."""
+        ways = Ways(clock=self.time, chance=chance, reaching=1, observer=watch.called)
+        site = BotoSite(self.clients[name], ways)
+        try:
+            site.call("ec2", "DescribeRegions", {})
+            identity = site.connect()
+        except (CloudError, DrpilotError) as error:
+            known = as_drpilot_error(error) if isinstance(error, CloudError) else error
+            refusal = (
+                known.word
+                if known.word in ("credentials", "no-credentials", "wrong-account", "denied")
+                else ""
+            )
+            return Look(name, answers=False, detail=known.why or known.title, refusal=refusal)
+        arn = f"answers as {identity.arn}"
+        return Look(name, answers=True, detail=arn, account=identity.account, skew_s=identity.skew_s)
+
+    # -- the start state ----------------------------------------------------------------------------------
+
+    def save(self) -> None:
+        """Keep everything as it is now."""
+        for cloud in self.clouds.values():
+            cloud.save("start")
+        self.elapsed_s = self.time.elapsed_s
+        shutil.copy2(self.journal_file, self.folder / "journal.start")
+        self.before = {(row["site"], row["id"]) for row in self.inventory()}
+
+    def restore(self) -> None:
+        """Put everything back as it was kept."""
+        self.time.reset(self.elapsed_s)
+        self.lives = 0
+        for name, cloud in self.clouds.items():
+            self.clocks[name].skew_s = 0.0
+            cloud.restore("start")
+            cloud.calls.clear()
+            cloud.calls_total, cloud.errors = 0, []
+            cloud.buckets.clear()
+            beside = runtime(cloud)
+            beside.power_off()
+            beside.turn, beside.last_tick = 0, (-1e9, -1e9)
+        self.writes[0] += 1
+        for path in self.folder.glob("journal.db*"):
+            path.unlink()
+        shutil.copy2(self.folder / "journal.start", self.journal_file)
+
+    def inventory(self) -> list[dict[str, Any]]:
+        """Everything that exists on all three sites."""
+        return [{**row, "site": name} for name, cloud in self.clouds.items() for row in cloud.inventory()]
+
+    def close(self) -> None:
+        """End the clouds."""
+        for cloud in self.clouds.values():
+            cloud.close()
+        self.network.close()
+
+
+@contextmanager
+def made(folder: Path) -> Iterator[Ground]:
+    """The ground with the shop protected and replicated once, kept as the start of every story."""
+    time = VirtualClock()
+    clouds = start_in_process(folder / "lab", dict.fromkeys(SITES, "aws"), clock=time, speed=SPEED)
+    clocks = {name: SiteClock(time) for name in SITES}
+    network = Network()
+    for name, cloud in clouds.items():
+        cloud.clock = clocks[name]
+        network.attach(cloud)
+    ground = Ground(folder, time, clouds, clocks, network)
+    with ExitStack() as stack:
+        stack.callback(ground.close)
+        stack.enter_context(network.sockets())
+        stack.enter_context(_dated(time))
+        text = _build(ground)
+        _protect(ground, text)
+        ground.save()
+        yield ground
+
+
+@contextmanager
+def _dated(time: VirtualClock) -> Iterator[None]:
+    """Botocore signs with the virtual time."""
+    real = botocore.auth.get_current_datetime
+    botocore.auth.get_current_datetime = lambda remove_tzinfo=True: time.now().replace(tzinfo=None)
+    try:
+        yield
+    finally:
+        botocore.auth.get_current_datetime = real
+
+
+def _build(ground: Ground) -> str:
+    """The shop at home and what it needs on the other side; gives the group file."""
+    time, clouds = ground.time, ground.clouds
+    doors = {name: Door(cloud, ground.folder) for name, cloud in clouds.items()}
+    size = shop.Plan(
+        home_network="127.16.0.0/16",
+        away_network="127.17.0.0/16",
+        data_volumes=2,
+        blocks=2,
+        app_count=1,
+        web_count=1,
+        clock=time,
+    )
+    built = shop.build(doors["home"], doors["edge"], size)
+    prepared = shop.prepare(doors["away"], size)
+    doors["edge"]("s3").create_bucket(Bucket=BUCKET)
+    text = _FILE
+    for name, cloud in clouds.items():
+        keys = ground.folder / f"{name}.keys"
+        keys.write_text(_KEYS.format(*next(iter(cloud.settings.keys.items()))))
+        keys.chmod(0o600)
+        text += _SITE.format(name=name, region=cloud.region, account=cloud.account, keys=keys)
+        settings = SiteSettings(
+            name=name,
+            cloud="aws",
+            region=cloud.region,
+            account=cloud.account,
+            endpoints={"default": "http://127.0.0.1:9"},
+            credentials=CredentialsReference("file", str(keys)),
+        )
+
+        def prepare(session: Any, cloud: Cloud = cloud) -> None:
+            attach(session, cloud, read_timeout_s=READ_TIMEOUT_S)
+
+        ground.clients[name] = Clients(settings, environment={}, prepare=prepare)
+    ground.settings = configuration.parse(text, ground.folder)
+    return shop.group_file(built, prepared, size)
+
+
+def _protect(ground: Ground, text: str) -> None:
+    """Protect the shop and replicate it until it is."""
+    from drpilot.services.attend import attend
+    from drpilot.services.begin import Asking, begin, propose
+
+    life = ground.live("oncall", Chance(0))
+    protect(life.house, text, "shop.yaml")
+    run = begin(life.house, propose(life.house, "replicate", GROUP, Asking()), None)
+    ended = attend(life.house, run.id)
+    assert (ended.state, ended.result) == ("finished", "succeeded"), ended.result
+    assert life.journal.group(GROUP).state == "protected"
+    life.end()
