@@ -32,6 +32,7 @@ from drpilot.domain.ports import (
 from drpilot.domain.run import Failure, Outcome, StepView
 from drpilot.engine.context import StepContext
 from drpilot.engine.decide import results
+from drpilot.journal.journal import Superseded
 from drpilot.runbook.expression import resolve, scope_of
 
 __all__ = ["Phase", "execute"]
@@ -45,6 +46,7 @@ FULL_MAX_S = 60.0  # the longest pause of a step that waits for a place in the c
 BACKOFF_GROWS = 100  # a factor of at most 10 then stays a number
 POLL_GROWS = 20  # polls after which the pace stays as the action asks for: a copy is looked at for hours
 UNDO_TRIES = 5
+_JOURNAL = frozenset({"journal-unwritable", "journal-busy", "journal-unreadable"})
 _PASSING = frozenset(
     {
         FailureClass.THROTTLED,
@@ -85,7 +87,9 @@ class _Attempt:
 
 
 def execute(action: Action[Any, Any], ctx: StepContext, phase: Phase) -> Outcome:
-    """Carry out one phase of the step's present attempt. Never raises for what a cloud or an action may do."""
+    """Carry out one phase of the step's present attempt. Never raises for what a cloud or an action may do; an error of
+    the journal, or that the run is another's, ends the drive instead of the step.
+    """
     attempt = _Attempt(ctx.step, ctx.attempt.number, ctx.attempt.kind, ctx, action, ctx.clock.now())
     outcome = _executed(attempt, phase)
     return outcome if outcome.output is not None else replace(outcome, undo=attempt.partial_undo())
@@ -107,7 +111,11 @@ def _executed(attempt: _Attempt, phase: Phase) -> Outcome:
         return _failed(attempt, Failure(error.kind.value, "", error.message, error.data))
     except CloudError as error:
         return _cloud_error(attempt, error, phase)
+    except Superseded:
+        raise  # the run is another's: nothing that was learnt here may be written, and it is no bug
     except DrpilotError as error:
+        if error.word in _JOURNAL:
+            raise  # it says nothing about the world; whoever drives next finds the intent, and looks
         return _failed(attempt, Failure("precondition", error.row.code, error.title, {"hint": error.hint}))
     except Exception as error:  # noqa: BLE001 - the edge: a bug in an action must not take the driver down
         logger("engine").exception("action_raised", action=action.name, step=ctx.path)
