@@ -5,6 +5,7 @@ It is made once a process and put back before each seed, so that a seed costs on
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -31,6 +32,7 @@ from drpilot.journal.journal import Journal
 from drpilot.lab import shop
 from drpilot.lab.cloud import Cloud
 from drpilot.lab.process import start_in_process
+from drpilot.lab.refusal import Refusal
 from drpilot.lab.runtime import runtime
 from drpilot.lab.wire import attach
 from drpilot.services.house import House, Look
@@ -261,6 +263,17 @@ class Ground:
     def inventory(self) -> list[dict[str, Any]]:
         """Everything that exists on all three sites."""
         return [{**row, "site": name} for name, cloud in self.clouds.items() for row in cloud.inventory()]
+
+    def witness(self) -> dict[str, Any] | None:
+        """What stands in the witness, read behind everybody's back; None before anything was written."""
+        edge = self.clouds["edge"]
+        try:
+            reply = edge.invoke("s3", "GetObject", {"Bucket": BUCKET, "Key": f"{GROUP}.json"})
+        except Refusal:
+            return None
+        body = reply["Body"]
+        found: dict[str, Any] = json.loads(body if isinstance(body, (bytes, str)) else body.read())
+        return found
 
     def close(self) -> None:
         """End the clouds."""

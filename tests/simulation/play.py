@@ -14,7 +14,7 @@ from drpilot.journal.journal import Superseded
 from drpilot.services.steer import Order, order
 from tests.simulation import invariants
 from tests.simulation.ground import GROUP, Ground, Life
-from tests.simulation.stories import STORIES, Story, Will, pursue, refused_for_good
+from tests.simulation.stories import STORIES, Story, Will, begun, pursue, refused_for_good
 from tests.simulation.storm import Killed, Log, Storm
 
 __all__ = ["Played", "play"]
@@ -74,17 +74,12 @@ class _Stage:
                 for run in runs:
                     drive = other.house.driver().drive(run.id, other.house.holder)
                     self.log.add(f"the other drove {run.name}: {drive.taken} {drive.view.state}")
-            elif runs and self.chance.bits(2):
+            elif runs and self.chance.bits(1):
                 kind = ("pause", "pause", "resume", "rollback", "cancel", "retry")[self.chance.bits(8) % 6]
                 self._order(other, runs[0], kind)
             else:
-                pursue(
-                    ("failover", "replicate", "drill")[self.chance.bits(8) % 3],
-                    other,
-                    other,
-                    self.will,
-                    set(),
-                )
+                run = begun(("failover", "replicate", "drill")[self.chance.bits(8) % 3], other)
+                self.log.add(f"the other began {run.name}")
         except (DrpilotError, Superseded) as error:
             self.log.add(f"the other was refused: {error}")
 
@@ -120,6 +115,7 @@ def play(
         storm.heal()
     stage.bury()
     life = ground.live("examiner", Chance(0))
+    storm.look_at_witness()
     facts = invariants.Facts(ground, life.journal, storm)
     violations = [*stage.troubles, *storm.strayed, *invariants.broken(facts)]
     life.end()

@@ -12,7 +12,7 @@ from drpilot.services.begin import Asking, Typed, begin, consent, propose
 from drpilot.services.steer import Order, order
 from tests.simulation.ground import GROUP, Life
 
-__all__ = ["STORIES", "Story", "Will", "pursue"]
+__all__ = ["STORIES", "Story", "Will", "begun", "pursue", "refused_for_good"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,7 @@ def pursue(mode: str, mine: Life, theirs: Life, will: Will, done: set[str]) -> R
     ]
     if ended and not live:
         return ended[0]
-    view = live[0] if live else _begun(mode, mine)
+    view = live[0] if live else begun(mode, mine)
     for _ in range(12):
         view = attend(mine.house, view.id)
         if view.state == "finished":
@@ -109,7 +109,8 @@ def pursue(mode: str, mine: Life, theirs: Life, will: Will, done: set[str]) -> R
     return None
 
 
-def _begun(mode: str, mine: Life) -> RunView:
+def begun(mode: str, mine: Life) -> RunView:
+    """Propose and begin a run, with everything typed that is asked for; raises what the services raise."""
     offer = propose(mine.house, mode, GROUP, Asking(reason="a story"))
     return begin(
         mine.house, offer, consent(mine.house, offer, Typed(GROUP, (offer.proposal.loss_s or 0.0) + 60))

@@ -122,11 +122,12 @@ class Storm(Watch):
         self.intents: dict[tuple[str, str, int], str] = {}
         self.calls: list[tuple[Work | None, str, str, str]] = []
         self.strayed: list[str] = []
+        self.claims: list[dict[str, Any]] = []  # what the witness has said, each change once
         self.meddle: Callable[[bool], None] = lambda stalled: None
         self.full_until_s = -1.0
         chosen = [kind for kind in KINDS if chance.uniform(0, 1) < kind.share]
         self.kinds = chosen if only is None else [kind for kind in KINDS if kind.name in only]
-        self._temper = chance.uniform(0.3, 1.6)
+        self._temper = chance.uniform(0.3, 1.6) if only is None else 3.0
 
     # -- what is told -------------------------------------------------------------------------------------
 
@@ -140,9 +141,17 @@ class Storm(Watch):
             self._intended(site, service, operation)
         if phase == "after" and changing:
             self.calls.append((self.work, site, service, operation))
+        if service == "s3" and operation == "PutObject":
+            self.look_at_witness()
         self.log.add(f"{phase:6} {site} {service}.{operation}")
         for kind in self._striking(phase, changing):
             self._strike(kind, site, service, operation)
+
+    def look_at_witness(self) -> None:
+        """Note what stands in the witness, by the lab's own rows."""
+        found = self.ground.witness()
+        if found is not None and (not self.claims or self.claims[-1] != found):
+            self.claims.append(found)
 
     def writing(self) -> None:
         if self.ground.time.elapsed_s < self.full_until_s:
