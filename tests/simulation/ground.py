@@ -91,13 +91,12 @@ class WatchedDatabase(Database):
     watch: Watch
     writes: list[int]
 
-    @contextmanager
-    def write(self) -> Iterator[Any]:
+    def write(self, work: Callable[[Any], Any]) -> Any:
         self.watch.writing()
-        with super().write() as session:
-            yield session
+        value = super().write(work)
         self.writes[0] += 1
         self.watch.written()
+        return value
 
 
 class Remembering(Journal):
