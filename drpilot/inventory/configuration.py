@@ -270,9 +270,7 @@ def _given_url(variable: str) -> str | None:
     try:
         return _journal_url(given)
     except ValueError as error:
-        raise DrpilotError(
-            "wrong-value", what=f"{variable}: {error}", hint="mend it or unset it"
-        ) from None
+        raise DrpilotError("wrong-value", what=f"{variable}: {error}", hint="mend it or unset it") from None
 
 
 SiteName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]*$", max_length=32)]
