@@ -151,6 +151,12 @@ class Ground:
     def journal_file(self) -> Path:
         return self.folder / "journal.db"
 
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        """While this lasts, and no longer, this process signs by the ground's time and has the ground's network."""
+        with self.network.sockets(), _dated(self.time):
+            yield
+
     # -- lives --------------------------------------------------------------------------------------------
 
     def live(self, person: str, chance: Chance, watch: Watch | None = None) -> Life:
@@ -294,11 +300,10 @@ def made(folder: Path) -> Iterator[Ground]:
     ground = Ground(folder, time, clouds, clocks, network)
     with ExitStack() as stack:
         stack.callback(ground.close)
-        stack.enter_context(network.sockets())
-        stack.enter_context(_dated(time))
-        text = _build(ground)
-        _protect(ground, text)
-        ground.save()
+        with ground.entered():
+            text = _build(ground)
+            _protect(ground, text)
+            ground.save()
         yield ground
 
 

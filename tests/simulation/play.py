@@ -98,6 +98,17 @@ def play(
     echo: Callable[[str], None] | None = None,
 ) -> Played:
     """Play one seed to its end. `only` limits the kinds of fault (none: whatever the seed draws)."""
+    with ground.entered():
+        return _played(ground, seed, story, only, echo)
+
+
+def _played(
+    ground: Ground,
+    seed: int,
+    story: str | None,
+    only: Sequence[str] | None,
+    echo: Callable[[str], None] | None,
+) -> Played:
     ground.restore()
     chance = Chance(seed)
     names = list(STORIES)
