@@ -93,7 +93,11 @@ def _delete(site: Site, operation: str, params: Json) -> None:
 
 
 class Machines(Action[CleanInput, CleanOutput]):
-    """Terminate the drill's instances and wait until they are gone."""
+    """Terminate the drill's instances and wait until they are gone.
+
+    A drill that failed may have made something a moment ago that is not listed yet, so that nothing is believed gone
+    before it must have been listed. This is the first step of a clean-up: those after it need not wait again.
+    """
 
     name = "cleanup.machines"
     summary = "terminate the drill's instances"
@@ -122,6 +126,9 @@ class Machines(Action[CleanInput, CleanOutput]):
             return Waiting(
                 {}, after_s=3.0, progress=1 - len(ending) / len(found), note=f"{len(ending)} are ending"
             )
+        unlisted_s = (ctx.intended_at - ctx.clock.now()).total_seconds() + ctx.settle_s
+        if unlisted_s > 0:
+            return Waiting({}, after_s=unlisted_s, note="what the drill made last may not be listed yet")
         removed = tuple(sorted(item["InstanceId"] for item in found))
         return Done(CleanOutput(site=site_name(ctx, given.site), removed=removed))
 

@@ -322,6 +322,10 @@ class Context(Protocol):
         """When the first intent of this step's present round became durable."""
 
     @property
+    def settle_s(self) -> float:
+        """How long what was just made may stay unlisted, in seconds."""
+
+    @property
     def resume(self) -> Json | None:
         """What an earlier attempt of this step stored by `checkpoint`."""
 

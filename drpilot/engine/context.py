@@ -98,6 +98,7 @@ class StepContext:
 
     @property
     def settle_s(self) -> float:
+        """How long what was just made may stay unlisted, in seconds."""
         return self.world.settle_s
 
     @property

@@ -121,6 +121,11 @@ class Hand:
         return self.stage.clock
 
     @property
+    def settle_s(self) -> float:
+        """How long what was just made may stay unlisted, in seconds."""
+        return self.stage.settle_s
+
+    @property
     def transfers(self) -> Transfers:
         """What carries bytes."""
         return self.stage.transfers

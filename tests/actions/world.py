@@ -96,6 +96,7 @@ class StepContext:
     resume: dict[str, Any] | None = None
     proposal: Proposal | None = None
     action: str = ""
+    settle_s: float = 0.0  # the lab lists at once
     sites: tuple[str, ...] | None = None  # those the plan says that the action calls; None: not known
 
     @property

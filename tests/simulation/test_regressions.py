@@ -20,6 +20,9 @@ STALLED = ("stalled past its lease",)
     [
         pytest.param("replicate", 6, STALLED, id="a stalled driver comes back to a run that another drives"),
         pytest.param("failover", 6, STALLED, id="a checkpoint of a driver that was taken over"),
+        pytest.param(
+            "drill", 0, ("seen late", "reply lost"), id="a drill that fails at once leaves its network"
+        ),
     ],
 )
 def test_what_was_found_stays_mended(story: str, seed: int, only: tuple[str, ...]) -> None:
@@ -40,15 +43,6 @@ def test_what_was_found_stays_mended(story: str, seed: int, only: tuple[str, ...
                 strict=True, reason="a call without a client token that leaves after a take-over"
             ),
             id="CreateSnapshots goes out from a driver that stood still past its lease",
-        ),
-        pytest.param(
-            "drill",
-            0,
-            ("seen late", "reply lost"),
-            marks=pytest.mark.xfail(
-                strict=True, reason="clean-up does not wait for what may still be invisible"
-            ),
-            id="a drill that fails at once leaves its network",
         ),
     ],
 )
