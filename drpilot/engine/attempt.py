@@ -46,7 +46,7 @@ FULL_MAX_S = 60.0  # the longest pause of a step that waits for a place in the c
 BACKOFF_GROWS = 100  # a factor of at most 10 then stays a number
 POLL_GROWS = 20  # polls after which the pace stays as the action asks for: a copy is looked at for hours
 UNDO_TRIES = 5
-_JOURNAL = frozenset({"journal-unwritable", "journal-busy", "journal-unreadable"})
+_JOURNAL = frozenset({"journal-unwritable", "journal-busy", "journal-unreadable", "journal-unreachable"})
 _PASSING = frozenset(
     {
         FailureClass.THROTTLED,

@@ -19,9 +19,10 @@ pytestmark = pytest.mark.crash
     "refusal",
     [
         DrpilotError("journal-unwritable", path="journal.db", what="disk full"),
+        DrpilotError("journal-unreachable", path="postgresql://h/d", what="the server closed the connection"),
         Superseded("shop/1", "another"),
     ],
-    ids=["disk full", "taken over"],
+    ids=["disk full", "server gone", "taken over"],
 )
 def test_a_refused_checkpoint_ends_the_drive_and_not_the_step(
     refusal: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
