@@ -4,9 +4,10 @@ it.
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,20 @@ from botocore.exceptions import ClientError
 from drpilot.base.clock import RealClock
 from drpilot.lab.cloud import Cloud, Settings
 from drpilot.lab.wire import attach
+from tests.networks import reserved
 
 CLOCK = RealClock()
-_WORKER = int("".join(filter(str.isdigit, os.environ.get("PYTEST_XDIST_WORKER", "0"))) or 0)
+_HELD = ExitStack()  # until the process ends
+
+
+@cache
+def _pair(number: int) -> int:
+    return _HELD.enter_context(reserved())
 
 
 def block(number: int) -> str:
-    """A /16 of the loopback network for this test process alone."""
-    return f"127.{100 + 8 * _WORKER + number}.0.0/16"
+    """A /16 of the loopback network for this test process alone, the same for a number each time."""
+    return f"127.{_pair(number // 2) + number % 2}.0.0/16"
 
 
 def open_site(directory: Path, name: str = "home", region: str = "eu-south-1", speed: float = 20.0) -> Cloud:

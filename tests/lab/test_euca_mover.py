@@ -25,7 +25,7 @@ from drpilot.transfer.pace import Pace
 from drpilot.transfer.shelf import BucketShelf
 from drpilot.transfer.stage import read_staged
 from tests.grounds import key_file
-from tests.lab.delivery_world import until
+from tests.lab.delivery_world import block, until
 
 REAL = RealClock()
 SCRIPT = "#!/bin/sh\n# see https://example.org/movers\ndrpilot mover - <<'END'\n{}\nEND\npoweroff\n"
@@ -143,7 +143,7 @@ def clouds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     world.create(("home", "away"), speed=50, dialects={"home": "eucalyptus-4.4", "away": "eucalyptus-3.4"})
     world.up(("home", "away"))
     for name in ("home", "away"):
-        world.control(name, "tune", classic_network=f"127.{77 if name == 'home' else 78}.0.0/16")
+        world.control(name, "tune", classic_network=block(0 if name == "home" else 1))
     yield world
     errors = [world.control(name, "errors")["errors"] for name in world.sites()]
     world.down()
@@ -174,7 +174,7 @@ def test_an_old_cloud_runs_a_mover(clouds: World, tmp_path: Path) -> None:
 
 def _in_process(folder: Path) -> tuple[Yard, Cloud]:
     (cloud,) = start_in_process(folder / "clouds", {"home": "eucalyptus-3.4"}, speed=50).values()
-    cloud.tune(classic_network="127.79.0.0/16")
+    cloud.tune(classic_network=block(0))
     ((key, secret),) = cloud.keys.items()
     keys = key_file(folder, f"aws_access_key_id = {key}\naws_secret_access_key = {secret}\n")
     settings = SiteSettings(
