@@ -14,7 +14,7 @@ from datetime import timedelta
 from itertools import count
 
 from drpilot.actions.members import instance_of, scaling_of, tier_of
-from drpilot.actions.staging import Cargo, base_on_target, cargo_of, pace_of, shelf_of, stage_site
+from drpilot.actions.staging import Cargo, base_on_target, cargo_of, go_on, pace_of, shelf_of, stage_site
 from drpilot.actions.views import (
     DEAD,
     first,
@@ -258,7 +258,9 @@ def _script(ctx: Context, url: str) -> bytes:
 
 
 def _end_earlier(ctx: Context, given: MoverInput) -> None:
-    """End what earlier attempts launched for the same work, and see it gone; StepFailed where it does not end."""
+    """End what earlier attempts launched for the same work, and see it gone; StepFailed where it does not end,
+    CloudError where nobody waits for it any more.
+    """
     site, end_s = ctx.site("source"), ctx.clock.monotonic() + _ENDING_S
     while left := [item for item in _movers(ctx, given, site) if item["State"]["Name"] != "terminated"]:
         names = [item["InstanceId"] for item in left if item["State"]["Name"] not in DEAD]
@@ -269,6 +271,7 @@ def _end_earlier(ctx: Context, given: MoverInput) -> None:
                 f"mover {', '.join(item['InstanceId'] for item in left)} of an earlier attempt does not end"
             )
             raise StepFailed(FailureClass.TRANSIENT, text)
+        go_on(ctx)
         ctx.clock.sleep(_LOOK_S)
 
 

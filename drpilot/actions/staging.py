@@ -48,6 +48,7 @@ __all__ = [
     "cargo_of",
     "changed_note",
     "ebs_of",
+    "go_on",
     "pace_of",
     "progress",
     "root_of",
@@ -327,6 +328,13 @@ class Fill(Action[CargoInput, StagedOutput]):
 _TOLD_S = 10.0
 
 
+def go_on(ctx: Context) -> None:
+    """Nothing, while somebody waits for this attempt; else CloudError, with an unknown outcome."""
+    if ctx.unwanted():
+        text = "nobody waits for this any more; whoever does goes on from here"
+        raise CloudError(FailureClass.CANCELLED, "Unwanted", text, happened="unknown", site=ctx.target)
+
+
 def progress(ctx: Context) -> Callable[[Json], None]:
     """What keeps a long transfer's progress, every few seconds; raises CloudError, with an unknown outcome, when nobody
     waits for it any more: whoever drives next looks, and goes on where it is still wanted.
@@ -335,9 +343,7 @@ def progress(ctx: Context) -> Callable[[Json], None]:
 
     def told(state: Json) -> None:
         nonlocal last
-        if ctx.unwanted():
-            text = "nobody waits for this any more; whoever does goes on from here"
-            raise CloudError(FailureClass.CANCELLED, "Unwanted", text, happened="unknown", site=ctx.target)
+        go_on(ctx)
         if ctx.clock.monotonic() - last >= _TOLD_S:
             last = ctx.clock.monotonic()
             ctx.checkpoint(state)

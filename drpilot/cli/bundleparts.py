@@ -173,7 +173,7 @@ def site_of(session: Session, name: str | None) -> BotoSite:
     folder = wiring.home_of(lab=session.common.lab)
     if session.common.lab and not (folder / "drpilot.yaml").exists():
         raise DrpilotError("lab-down", why=f"no lab was ever started in {folder}")
-    return wiring.Sites(configuration.read(folder), RealClock()).site(name)
+    return wiring.Sites(configuration.read(folder, lab=session.common.lab), RealClock()).site(name)
 
 
 @contextlib.contextmanager

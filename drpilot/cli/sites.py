@@ -237,7 +237,7 @@ def site_login(session: Session, name: SiteName) -> Answer:
     from drpilot.inventory import configuration
 
     session.quiet()
-    settings = configuration.read(wiring.home_of(lab=session.common.lab)).site(name)
+    settings = configuration.read(wiring.home_of(lab=session.common.lab), lab=session.common.lab).site(name)
     if settings.login is None:
         what = f"site {name} has no login by password"
         raise DrpilotError("usage", what=what, hint=session.command(f"site check {name}"))

@@ -12,7 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from drpilot.actions.views import Nothing
 from drpilot.base.clock import RealClock
 from drpilot.base.errors import DrpilotError
 from drpilot.domain.group import Group, Objectives, ScalingGroup, Tier
-from drpilot.domain.ports import Answer, Done, FailureClass, StepFailed, Unseen, Waiting
+from drpilot.domain.ports import Answer, CloudError, Done, FailureClass, StepFailed, Unseen, Waiting
 from drpilot.formats.moverjob import (
     JobVolume,
     MoverJob,
@@ -167,6 +167,25 @@ def test_a_mover_of_an_earlier_attempt_is_ended_first(yard: Yard) -> None:
     assert {machine for _, machine in yard.processes()} == {second, other}
     calls = [name for site, name in yard.world.life.calls if site == "home" and name.endswith("Instances")]
     assert calls == ["RunInstances", "RunInstances", "TerminateInstances", "RunInstances"]
+
+
+class Unwanted(Hand):
+    """An attempt that nobody waits for."""
+
+    def unwanted(self) -> bool:
+        return True
+
+
+def test_nobody_waits_for_an_earlier_mover_to_end(yard: Yard) -> None:
+    """A step that was cancelled meanwhile does not wait for the end of an earlier mover, and launches none."""
+    yard.begin(yard.attempt("b"))
+    wanted = yard.attempt("c")
+    second = Unwanted(**{each.name: getattr(wanted, each.name) for each in fields(wanted)})
+    with pytest.raises(CloudError) as cut:
+        Run().start(second, MOVER)
+    assert (cut.value.kind, cut.value.happened) == (FailureClass.CANCELLED, "unknown")
+    calls = [name for site, name in yard.world.life.calls if site == "home" and name.endswith("Instances")]
+    assert calls == ["RunInstances", "TerminateInstances"]
 
 
 def test_a_silent_mover_fails_by_our_own_clock(yard: Yard) -> None:

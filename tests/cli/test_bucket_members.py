@@ -29,6 +29,7 @@ buckets:
   uploads: {primary: shop-uploads, secondary: shop-uploads}
 """
 BIG = bytes(range(256)) * 70_000  # 17 MiB: in parts
+DIED = ("--reason", "it died", "--confirm", "shop", "--accept-data-loss", "1h", "--break-glass", "alone")
 
 
 @dataclass
@@ -118,17 +119,7 @@ def test_buckets_go_with_the_group_and_come_back(lab: Lab) -> None:
     _a_bucket_that_fails_keeps_no_point_back(lab)
 
     lab.told("lab", "break", "home")
-    reason = (
-        "--reason",
-        "it died",
-        "--confirm",
-        "shop",
-        "--accept-data-loss",
-        "1h",
-        "--break-glass",
-        "alone",
-    )
-    lab.told("failover", "shop", *reason)
+    lab.told("failover", "shop", *DIED)
     stood = lab.steps("shop")["buckets/assets/stand"].output
     assert stood["place"] == "s3://shop-assets-dr/all@away"
     assert stood["synced_at"] > output["synced_at"]
@@ -201,17 +192,7 @@ def test_a_failover_ends_a_sync_of_its_group_and_goes_on(lab: Lab) -> None:
         while not lab.contents("away", "shop-assets-dr"):
             assert process.poll() is None
             assert clock.monotonic() < end
-        reason = (
-            "--reason",
-            "it died",
-            "--confirm",
-            "shop",
-            "--accept-data-loss",
-            "1h",
-            "--break-glass",
-            "a",
-        )
-        moved = lab.told("failover", "shop", *reason)
+        moved = lab.told("failover", "shop", *DIED)
         assert moved["state"] == "awaiting_commit"
         assert process.wait(120) != 0
     finally:
