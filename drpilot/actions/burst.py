@@ -336,6 +336,7 @@ class Group(Action[GroupInput, BurstOutput]):
     permissions = (
         "autoscaling:CreateAutoScalingGroup",
         "autoscaling:DescribeAutoScalingGroups",
+        "ec2:DescribeLaunchTemplates",
         "iam:PassRole",
     )
     Input = GroupInput

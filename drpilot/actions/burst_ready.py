@@ -58,7 +58,10 @@ class Ready(Action[ReadyInput, ReadyOutput]):
     effect = Effect.NONE
     permissions = (
         "autoscaling:DescribeAutoScalingGroups",
+        "autoscaling:DescribeLaunchConfigurations",
         "ec2:DescribeImages",
+        "ec2:DescribeLaunchTemplates",
+        "ec2:DescribeLaunchTemplateVersions",
         "elasticloadbalancing:DescribeLoadBalancers",
         "route53:ListResourceRecordSets",
         "route53:GetHostedZone",
