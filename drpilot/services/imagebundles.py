@@ -269,6 +269,8 @@ class Retarget:
                 ctx.tell((index + 1) / len(manifest.parts), f"part {index + 1} of {len(manifest.parts)}")
             if whole:
                 sink.manifest(manifest_name(manifest.name), written)
+            else:
+                sink.settle()
         except DrpilotError:
             sink.discard()
             raise

@@ -171,8 +171,12 @@ class NewBucketBundle:
 
     def manifest(self, name: str, data: bytes) -> None:
         """Wait for all parts, then upload the manifest."""
-        self._raise_failures(wait=True)
+        self.settle()
         _put(self._site, (self._address.bucket, self._address.below(name)), data, self._acl)
+
+    def settle(self) -> None:
+        """Wait for all parts, for a bundle whose manifest lies there already. Raises what an upload raised."""
+        self._raise_failures(wait=True)
         self._pool.shutdown()
 
     def _raise_failures(self, *, wait: bool) -> None:

@@ -319,6 +319,7 @@ def test_a_bundle_gets_a_new_manifest(private: Pair) -> None:
     assert private.life.calls == []
     private.doors["away"]("ec2").deregister_image(ImageId=done.image)
     s3.delete_object(Bucket=bucket, Key=part.name)
+    private.fault("away", "latency=0.5:s3.PutObject")  # nothing is registered before its parts are there
     again = private.copy(image, private_key=owner(), key_name="k.pem")
     assert (again.already, again.location) == (False, done.location)
     assert s3.get_object(Bucket=bucket, Key=part.name)["Body"].read() == part.read_bytes()
