@@ -164,7 +164,7 @@ def test_a_mover_of_an_earlier_attempt_is_ended_first(yard: Yard) -> None:
     first = yard.begin(yard.attempt("b"))
     second = yard.begin(yard.attempt("c"))
     assert (yard.state(first), yard.state(second), yard.state(other)) == ("terminated", "running", "running")
-    assert {machine for _, machine in yard.processes()} == {second, other}
+    until(lambda: {machine for _, machine in yard.processes()} == {second, other}, "the end of its process")
     calls = [name for site, name in yard.world.life.calls if site == "home" and name.endswith("Instances")]
     assert calls == ["RunInstances", "RunInstances", "TerminateInstances", "RunInstances"]
 
@@ -207,7 +207,7 @@ def test_a_silent_mover_fails_by_our_own_clock(yard: Yard) -> None:
     assert f"mover {machine} is running and was silent for 0:16" in said
     End().start(ctx, MOVER)
     until(lambda: isinstance(End().observe(ctx, MOVER), Done), "the end of the mover")
-    assert yard.processes() == []
+    until(lambda: not yard.processes(), "the end of its process")
 
 
 @pytest.mark.parametrize("listed", [True, False])
