@@ -7,6 +7,7 @@ import json
 import shlex
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +28,7 @@ from drpilot.clouds.site import BotoSite, Ways
 from drpilot.domain.ports import CloudError, FailureClass
 from tests.contract.grounds import opened
 from tests.grounds import Door, Heard, answering, response
+from tests.test_serve import until
 
 GET = Ask("GetSnapshotBlock", "GET", "/snapshots/snap-1/blocks/7", {"blockToken": "a+/b ="})
 BODY = bytes(range(256)) * 64
@@ -313,6 +315,25 @@ def test_a_server_that_drips_is_left(door: Door) -> None:
         plane = plane_of(door, server.url, clock=Hasty())
         error = refused(plane, GET, memoryview(bytearray(16 << 20)))
         assert (error.kind, error.code) == (FailureClass.TIMEOUT, "ReadTimeoutError")
+
+
+def test_a_reply_that_stops_half_way_holds_up_no_other(door: Door) -> None:
+    """Bytes are moved in turns, and who waits for more has given its turn back."""
+    half = b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n" + b"x" * 50
+    ended: list[str] = []
+    with answering(in_turn(half, response("whole"))) as server:
+        plane = plane_of(door, server.url, timeouts=Timeouts(2.0, 20.0, 60.0))
+        waiting = threading.Thread(target=lambda: ended.append(refused(plane, GET).code), daemon=True)
+        waiting.start()
+        until(lambda: len(server.heard) == 1, "the first request")
+        RealClock().sleep(0.2)  # for its half to be read
+        channel, answers = plane.channel(), list[bytes]()
+        second = threading.Thread(target=lambda: answers.append(channel.send(GET).body), daemon=True)
+        second.start()
+        second.join(10)
+        channel.close()
+        assert answers == [b"whole"]
+        assert ended == []
 
 
 def test_nobody_listening_is_said_and_nothing_happened(door: Door) -> None:
