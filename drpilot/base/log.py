@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import MutableMapping
+from dataclasses import dataclass
 from typing import Any
 
 __all__ = ["Secret", "configure", "logger"]
@@ -41,13 +42,27 @@ def _redact(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[
     return event
 
 
+@dataclass(slots=True)
+class _Settings:
+    """How this process logs; carried out when something is first said."""
+
+    verbose: bool = False
+    json_lines: bool = False
+    done: bool = True
+
+
+_settings = _Settings()
+
+
 def configure(*, verbose: bool = False, json_lines: bool = False) -> None:
     """Set up logging once a process: warnings by default, everything of drpilot when `verbose`."""
-    import structlog  # noqa: PLC0415 - `--help` and `--version` never pay for it
+    _settings.verbose, _settings.json_lines, _settings.done = verbose, json_lines, False
 
-    level = logging.DEBUG if verbose else logging.WARNING
+
+def _carry_out(structlog: Any) -> None:
+    level = logging.DEBUG if _settings.verbose else logging.WARNING
     plain = structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)
-    renderer: Any = structlog.processors.JSONRenderer() if json_lines else plain
+    renderer: Any = structlog.processors.JSONRenderer() if _settings.json_lines else plain
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -62,10 +77,13 @@ def configure(*, verbose: bool = False, json_lines: bool = False) -> None:
         ),  # the stream as it is when something is said
         cache_logger_on_first_use=False,
     )
+    _settings.done = True
 
 
 def logger(name: str) -> Any:
     """A structlog logger bound to `name`; event names are constants, facts are keywords."""
-    import structlog  # noqa: PLC0415 - `--help` and `--version` never pay for it
+    import structlog  # noqa: PLC0415 - a sixth of a second, and most commands have nothing to log
 
+    if not _settings.done:
+        _carry_out(structlog)
     return structlog.get_logger(room=name)

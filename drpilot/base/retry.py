@@ -10,8 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-import tenacity
-
 from drpilot.base.clock import Chance, Clock
 
 __all__ = ["Patience", "retried"]
@@ -45,16 +43,27 @@ def retried(
 ) -> T:
     """Run `call` until it returns, raises something not `worth` repeating, or patience ends; the last error is raised.
 
-    tenacity's own stops read the process clock, so stop and wait are functions over ours.
+    A call that is answered at once, nearly every one, does not even load tenacity, whose stops would read the process
+    clock: stop and wait are functions over ours.
     """
     started = clock.monotonic()
 
-    def stop(state: tenacity.RetryCallState) -> bool:
-        return state.attempt_number >= patience.attempts or clock.monotonic() - started >= patience.budget_s
+    def over(tries: int) -> bool:
+        return tries >= patience.attempts or clock.monotonic() - started >= patience.budget_s
 
-    def wait(state: tenacity.RetryCallState) -> float:
-        return patience.wait_s(state.attempt_number, chance)
+    try:
+        return call()
+    except BaseException as error:
+        if not worth(error) or over(1):
+            raise
+    clock.sleep(patience.wait_s(1, chance))
+
+    import tenacity  # noqa: PLC0415 - it costs a tenth of a second, and is needed when something went wrong
 
     return tenacity.Retrying(
-        stop=stop, wait=wait, sleep=clock.sleep, retry=tenacity.retry_if_exception(worth), reraise=True
+        stop=lambda state: over(state.attempt_number + 1),
+        wait=lambda state: patience.wait_s(state.attempt_number + 1, chance),
+        sleep=clock.sleep,
+        retry=tenacity.retry_if_exception(worth),
+        reraise=True,
     )(call)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeVar
 
 from drpilot.base.clock import Chance, Clock
@@ -59,7 +59,6 @@ class Pace:
         self._clock = clock
         self._chance = chance
         self._patience = patience
-        self._rest = replace(patience, attempts=max(1, patience.attempts - 1))  # after the first try
         self._most = max(1, most)
         self._room = threading.Condition()
         self._limit = float(min(start, self._most))
@@ -90,16 +89,10 @@ class Pace:
             mismatches += error.code == "ChecksumMismatch"
             return mismatches < _MISMATCHES and not self._stopped
 
-        try:
-            return self._once(call)
-        except CloudError as error:  # the usual case pays nothing for what may follow
-            if not worth(error):
-                raise
-        self._clock.sleep(self._patience.wait_s(1, self._chance))
         return retried(
             lambda: self._once(call),
             worth=worth,
-            patience=self._rest,
+            patience=self._patience,
             clock=self._clock,
             chance=self._chance,
         )

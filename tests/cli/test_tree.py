@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import typer.main
@@ -57,6 +59,27 @@ def test_start_up_imports_nothing_heavy(arguments: list[str], allowed: list[str]
     )
     assert ended.stderr.strip().splitlines()[-1] == "loaded [] code 0", ended.stderr
     assert ended.stdout.strip()
+
+
+def test_what_is_for_trouble_is_loaded_in_trouble(tmp_path: Path) -> None:
+    """A command that moves bytes loads the cloud, but neither structured logs nor retries before they are needed."""
+    script = (
+        "import sys\nimport drpilot.clouds.site, drpilot.transfer.bucketsync\nfrom drpilot.cli.app import main\n"
+        "sys.argv = ['drpilot', 'bucket', 'sync', 's3://a@b', 's3://c@d']\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "found = sorted(set(sys.modules) & {'structlog', 'tenacity', 'botocore', 'rich'})\n"
+        "print('loaded', found, file=sys.stderr)\n"
+    )
+    environment = {**os.environ, "DRPILOT_HOME": str(tmp_path)}
+    ended = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env=environment,
+    )
+    assert ended.stderr.strip().splitlines()[-1] == "loaded ['botocore']", ended.stderr
 
 
 def test_help_is_grouped_by_moment() -> None:
