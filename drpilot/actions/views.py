@@ -228,6 +228,10 @@ class _Bounded:
             yield page
             self._refuse(service, operation)
 
+    def guarded(self, permit: Callable[[], None]) -> Site:
+        """The site's own, with the same bound."""
+        return _Bounded(self._site.guarded(permit), self._over)
+
     def presigned(self, operation: str, params: Json, expires_s: int) -> str:
         """The site's URL; CloudError (cancelled) after the bound."""
         service, _, name = operation.partition(":")

@@ -26,14 +26,15 @@ from drpilot.base.retry import Patience, retried
 from drpilot.clouds.dataplane import DataPlane
 from drpilot.clouds.dialect import Mark
 from drpilot.clouds.failures import WrongAccount, as_drpilot_error, failure
+from drpilot.clouds.leaving import GuardedSite, Withheld, ask
 from drpilot.clouds.limits import Limits
 from drpilot.clouds.marks import asked_by_mark, completed, packed, tags_for
 from drpilot.clouds.paging import Paging
 from drpilot.clouds.session import LONGEST_PRESIGNED_S, Clients
 from drpilot.domain.plain import Json
-from drpilot.domain.ports import CloudError, FailureClass, Site
+from drpilot.domain.ports import CloudError, FailureClass
 
-__all__ = ["BotoSite", "DryRunSite", "Identity", "Observer", "Phase", "Probing", "Refused", "Ways"]
+__all__ = ["BotoSite", "Identity", "Observer", "Phase", "Probing", "Ways"]
 
 Phase = Literal["before", "after", "failed"]
 Observer = Callable[[str, str, str, Phase], None]
@@ -266,6 +267,10 @@ class BotoSite:
         except Exception as error:
             raise failure(error, site=self.name, operation=f"{service}:connect", changing=False) from error
 
+    def guarded(self, permit: Callable[[], None]) -> GuardedSite:
+        """The same door, which asks `permit` right before each changing request leaves."""
+        return GuardedSite(self, permit)
+
     def close(self) -> None:
         """Close all connections."""
         self._clients.close()
@@ -375,8 +380,12 @@ class BotoSite:
             self._limits.acquire(service, operation, params, changing=changing)
             with self._limits.place(service, operation):
                 self._observe(service, operation, "before")
+                if changing:
+                    ask()  # after every wait of ours, so that nothing lies between the answer and the request
                 reply = _read(getattr(client, xform_name(operation))(**params))
             self._answered(service, operation, reply)
+        except Withheld:
+            raise
         except Exception as error:
             failed = self._failure(error, service, operation)
             response = getattr(error, "response", None)
@@ -435,64 +444,3 @@ def _read(reply: Json) -> Json:
             finally:
                 value.close()
     return reply
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """A changing call that a dry run kept back."""
-
-    service: str
-    operation: str
-    params: Json
-    token: str | None
-
-
-class DryRunSite:
-    """A site that lets nothing change: reading goes through, each changing call is recorded and refused.
-
-    The refusal is CloudError `rejected`, code `DryRun`, nothing happened.
-    """
-
-    def __init__(self, site: BotoSite) -> None:
-        self._site: Site = site
-        self._changes = site.dialect.changes
-        self.name, self.region = site.name, site.region
-        self.refused: list[Refused] = []
-
-    @property
-    def account(self) -> str:
-        """The account of the site behind."""
-        return self._site.account
-
-    @property
-    def capabilities(self) -> frozenset[str]:
-        """The capabilities of the site behind."""
-        return self._site.capabilities
-
-    def call(self, service: str, operation: str, params: Json, *, token: str | None = None) -> Json:
-        """A reading call as the site answers it; a changing one never leaves."""
-        if self._changes(service, operation):
-            self.refused.append(Refused(service, operation, dict(params), token))
-            raise CloudError(
-                FailureClass.REJECTED,
-                "DryRun",
-                "a dry run changes nothing",
-                happened="no",
-                site=self.name,
-                operation=f"{service}:{operation}",
-            )
-        return self._site.call(service, operation, params, token=token)
-
-    def pages(self, service: str, operation: str, params: Json) -> Iterator[Json]:
-        """The pages of a listing as the site answers them; the same guard as `call`."""
-        if self._changes(service, operation):
-            yield self.call(service, operation, params)
-            return
-        yield from self._site.pages(service, operation, params)
-
-    def presigned(self, operation: str, params: Json, expires_s: int) -> str:
-        """A URL that reads; one that changes something would be used after the dry run."""
-        service, _, name = operation.partition(":")
-        if self._changes(service, name):
-            self.call(service, name, params)
-        return self._site.presigned(operation, params, expires_s)

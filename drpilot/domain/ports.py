@@ -123,6 +123,11 @@ class Site(Protocol):
     def pages(self, service: str, operation: str, params: Json) -> Iterator[Json]:
         """Each page of a listing; never relies on the server's page size."""
 
+    def guarded(self, permit: Callable[[], None]) -> Site:
+        """The same site, whose changing requests leave only while `permit` returns; it is asked behind all waits, for
+        each request, and what it raises comes out of the call.
+        """
+
     def presigned(self, operation: str, params: Json, expires_s: int) -> str:
         """A URL with which anybody may make one call on one object for `expires_s` seconds: a secret, never shown.
 

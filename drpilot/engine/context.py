@@ -58,19 +58,24 @@ class TouchedSite:
             self._touch.changed = True
         return self._site.call(service, operation, params, token=token)
 
+    def guarded(self, permit: Callable[[], None]) -> Site:
+        """The same site, where `permit` is asked as well."""
+        return cast("Site", TouchedSite(self._site.guarded(permit), self._touch))
+
 
 class TouchedWitness:
     """The witness; a write is a change."""
 
-    def __init__(self, witness: Witness, touch: Touch) -> None:
-        self._witness, self._touch = witness, touch
+    def __init__(self, witness: Witness, touch: Touch, permit: Callable[[], None]) -> None:
+        self._witness, self._touch, self._permit = witness, touch, permit
 
     def read(self, group: str) -> tuple[Claim | None, str]:
         """The claim and its etag."""
         return self._witness.read(group)
 
     def write(self, claim: Claim, *, replaces: str) -> str:
-        """Write, noted."""
+        """Write, noted, if it may still be."""
+        self._permit()
         self._touch.changed = True
         return self._witness.write(claim, replaces=replaces)
 
@@ -90,6 +95,7 @@ class StepContext:
     intended_at: datetime
     epoch: int
     given_up: Callable[[], bool] = lambda: False
+    permit: Callable[[], None] = lambda: None
     touch: Touch = field(default_factory=Touch)
 
     def changed(self) -> bool:
@@ -143,10 +149,10 @@ class StepContext:
 
     def site(self, role: str) -> Site:
         name = {"source": self.source, "target": self.target}.get(role, role)
-        return cast("Site", TouchedSite(self.world.site(name), self.touch))
+        return cast("Site", TouchedSite(self.world.site(name).guarded(self.permit), self.touch))
 
     def witness(self) -> Witness:
-        return TouchedWitness(self.world.witness(), self.touch)
+        return TouchedWitness(self.world.witness(), self.touch, self.permit)
 
     def unwanted(self) -> bool:
         return self.given_up()

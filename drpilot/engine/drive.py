@@ -25,7 +25,6 @@ from drpilot.domain.run import (
     Decision,
     Failure,
     Holder,
-    Lease,
     Outcome,
     RunMove,
     RunView,
@@ -38,6 +37,7 @@ from drpilot.engine.decide import decide
 from drpilot.engine.hands import Hands, Hire, Threads
 from drpilot.engine.places import Room
 from drpilot.engine.settle import settle
+from drpilot.engine.tenure import Tenure
 from drpilot.journal.journal import Journal, Superseded
 
 __all__ = ["Drive", "Driver"]
@@ -82,11 +82,12 @@ class Driver:
         view = self.journal.view(run)
         if any(not future.done() for future in self.journal.in_flight.get(view.id, ())):
             return Drive(view, taken=False)  # calls of a former drive in this process are still under way
+        since = Tenure.moment(self.clock)
         lease = self.journal.acquire(view.id, holder)
         if lease is None:
             return Drive(self.journal.view(view.id), taken=False)
         hands = self.hire(self.parallel, f"drpilot-{view.name}")
-        loop = _Loop(self, lease, hands, patient, wait_s)
+        loop = _Loop(self, Tenure(self.journal, lease, self.clock, since), hands, patient, wait_s)
         try:
             drive = loop.run()
             self.pulse()
@@ -104,12 +105,12 @@ class Driver:
 
 class _Loop:
     def __init__(
-        self, driver: Driver, lease: Lease, hands: Hands, patient: bool, wait_s: float | None
+        self, driver: Driver, tenure: Tenure, hands: Hands, patient: bool, wait_s: float | None
     ) -> None:
         self.driver = driver
         self.journal = driver.journal
         self.clock = driver.clock
-        self.lease = lease
+        self.tenure, self.lease = tenure, tenure.lease
         self.hands = hands
         self.patient = patient
         self.wait_s = wait_s
@@ -118,13 +119,13 @@ class _Loop:
         self.idle_since: float | None = None
         self.over = False
         self.state = ""  # of the run, when it was last looked at
-        self.group = driver.journal.group(driver.journal.view(lease.run).group)
+        self.group = driver.journal.group(driver.journal.view(self.lease.run).group)
 
     def run(self) -> Drive:
         view = self.journal.view(self.lease.run)
         lost = settle(view)
         if lost:
-            self.journal.commit(self.lease, lost)
+            self.tenure.commit(lost)
         while True:
             view = self.journal.view(self.lease.run)
             self.state = view.state
@@ -146,7 +147,7 @@ class _Loop:
     def _write(self, view: RunView, decision: Decision) -> bool:
         """Commit what was decided; when the lifecycle tables refuse it, the run pauses and says why."""
         try:
-            self.journal.commit(self.lease, decision.changes)
+            self.tenure.commit(decision.changes)
         except DrpilotError as error:
             pausable = permitted("run", view.state, "pause")
             if error.word != "transition-refused" or not (pausable or view.requests):
@@ -154,7 +155,7 @@ class _Loop:
             # An order that asked for it is answered, else every later driver would read it again and stop here.
             text = f"{error.title}: {error.why}"
             answers: list[Change] = [Settled(request.id, text) for request in view.requests]
-            self.journal.commit(self.lease, [*answers, *([RunMove("pause", text)] if pausable else [])])
+            self.tenure.commit([*answers, *([RunMove("pause", text)] if pausable else [])])
             return False
         return True
 
@@ -166,7 +167,7 @@ class _Loop:
     def _late(self, future: Future[Outcome]) -> None:
         if not future.cancelled() and future.exception() is None:
             with suppress(Superseded, DrpilotError):  # refused as expected, or the journal is away for good
-                self.journal.commit(self.lease, [future.result()])
+                self.tenure.commit([future.result()])
 
     def given_up(self, *, forward: bool) -> bool:
         """Whether nobody waits for what runs in a thread; asked by the threads. A run that was turned still waits for
@@ -211,10 +212,11 @@ class _Loop:
             journal=self.journal,
             world=self.driver.world,
             clock=self.clock,
-            save=lambda state: self.journal.checkpoint(self.lease, path, attempt.number, state),
+            save=lambda state: self.tenure.checkpoint(path, attempt.number, state),
             intended_at=self.journal.first_intent(view.id, path, attempt.round),
             epoch=self.journal.group(view.group).epoch,
             given_up=lambda: self.given_up(forward=forward),
+            permit=self.tenure.permit,
         )
         return execute(action, context, phase)
 
@@ -255,7 +257,7 @@ class _Loop:
                 self.driver.pulse()
                 self.pulsed_at = self.renewed_at
         elif self.clock.monotonic() - self.renewed_at >= RENEW_S:
-            self.journal.renew(self.lease)
+            self.tenure.renew()
             self.renewed_at = self.clock.monotonic()
             self.driver.pulse()
 
@@ -271,7 +273,7 @@ class _Loop:
     def _record(self, outcomes: list[Outcome]) -> None:
         """Commit outcomes with their lifecycle facts; one whose facts the tables refuse fails its step, visibly."""
         try:
-            self.journal.commit(self.lease, outcomes)
+            self.tenure.commit(outcomes)
         except DrpilotError as error:
             if error.word != "transition-refused":
                 raise
@@ -281,9 +283,7 @@ class _Loop:
                 return
             failure = Failure("conflict", error.row.code, f"{error.title}: {error.why}")
             event = "undo failed" if outcomes[0].event.startswith("und") else "failed"
-            self.journal.commit(
-                self.lease, [Outcome(outcomes[0].path, outcomes[0].number, event, failure=failure)]
-            )
+            self.tenure.commit([Outcome(outcomes[0].path, outcomes[0].number, event, failure=failure)])
 
 
 def view_group(view: RunView, present: Group) -> Group:

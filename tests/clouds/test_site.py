@@ -13,8 +13,9 @@ import pytest
 
 from drpilot.base.clock import ManualClock, RealClock
 from drpilot.clouds.dialect import AWS
+from drpilot.clouds.dryrun import DryRunSite
 from drpilot.clouds.session import Clients
-from drpilot.clouds.site import BotoSite, DryRunSite, Ways
+from drpilot.clouds.site import BotoSite, Ways
 from drpilot.domain.ports import CloudError, FailureClass
 from tests.grounds import (
     REGIONS,

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from drpilot.base.errors import DrpilotError
-from drpilot.clouds.site import DryRunSite
+from drpilot.clouds.dryrun import DryRunSite
 from drpilot.clouds.witness import S3Witness
 from drpilot.domain.fence import Claim
 from drpilot.domain.ports import CloudError, FailureClass, Stale
