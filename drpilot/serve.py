@@ -17,6 +17,7 @@ from drpilot.base.errors import DrpilotError
 from drpilot.base.log import logger
 from drpilot.domain.ports import CloudError, FailureClass
 from drpilot.domain.run import RunView
+from drpilot.journal.halting import Halt
 from drpilot.journal.journal import Superseded
 from drpilot.services import watch
 from drpilot.services.alarms import asking_of, look_at_bursts
@@ -112,6 +113,7 @@ class Service:
     _beaten_at: float = float("-inf")
     _looked_at: float = float("-inf")
     _status: str = ""
+    _halt: Halt | None = None
 
     def run(self) -> int:
         """The loop."""
@@ -134,8 +136,10 @@ class Service:
         try:
             if clock.monotonic() - self._beaten_at >= HEARTBEAT_S:
                 self._beat()
-            self._drive_the_undriven()
-            if watch.due(self.house.journal, clock.now()):
+            halted = self._is_halted()
+            if not halted:
+                self._drive_the_undriven()
+            if not halted and watch.due(self.house.journal, clock.now()):
                 begins = self.options.begin or scheduled(self.house)
                 self._chore("begin", lambda: watch.begin_due(self.house, begins))
             if clock.monotonic() - self._looked_at >= LOOK_S:
@@ -146,6 +150,14 @@ class Service:
             notify(
                 self.options.notify_socket, "WATCHDOG=1"
             )  # this process is well; to restart it would mend nothing
+
+    def _is_halted(self) -> bool:
+        """Whether a person stopped everything: then it looks on and says so, once."""
+        halt = self.house.journal.halted()
+        if halt != self._halt:
+            self._halt = halt
+            self._tell("halted" if halt else "lifted", f"by {halt.by}: {halt.reason}" if halt else "going on")
+        return halt is not None
 
     def _beat(self) -> None:
         self.house.journal.heartbeat(self.id, self.house.holder)
@@ -164,6 +176,8 @@ class Service:
             *watch.look_at_groups(self.house),
             *look_at_bursts(self.house),
         )
+        if self._halt is not None:
+            return seen
         begins = self.options.begin or scheduled(self.house)
         refence = self.options.refence or (lambda group: begins("fence", group))
         return (*seen, *watch.repeat_fences(self.house, refence))

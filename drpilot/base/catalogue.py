@@ -105,6 +105,7 @@ _ROWS: tuple[Row, ...] = (
     Row("DRP-4017", "skip-refused", 5, "step {step} can't be skipped", "Fence, promotion and epoch steps protect the data; they are never skipped.", "retry it: drpilot run retry {run} {step}"),
     Row("DRP-4020", "drill-not-fresh", 5, "{group} is not fresh enough for a drill: {what}", "A drill of a stale point says nothing about tonight.", "drpilot replicate {group}"),
     Row("DRP-4021", "reason-missing", 5, "{verb} {group} needs a reason", "The reason is part of the evidence.", "--reason \"what happened, ticket\""),
+    Row("DRP-4022", "halted", 5, "everything is halted by {by} since {since}: {reason}", "A person stopped all runs of this installation: none begins, none is driven, and no call of one that changes a cloud leaves.", "drpilot unhalt --reason \"…\""),
     Row("DRP-4030", "survivor-unseen", 5, "{site} does not answer: no survivor of {group} can be named", "The side that is given up must be seen fenced, and the survivor must be seen running, before the group goes on with one of them.", "drpilot site check {site}"),
     Row("DRP-4041", "no-burst", 5, "{group} has no `burst` in its file", "What a burst may start, and for how long, is said in the group file beforehand.", "add `burst:` to the group file (docs/howto/burst.md), then: drpilot protect FILE"),
     Row("DRP-4042", "burst-running", 5, "{group} has a burst on {site}, {state} since {since}: {verb} is not possible", "One burst a group; and a planned move or a farewell begins without one.", "drpilot burst {group} --end"),

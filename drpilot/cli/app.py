@@ -23,6 +23,7 @@ from drpilot.cli import (
     bundlebuckets,
     bundles,
     bursting,
+    halting,
     images,
     look,
     migrating,
@@ -210,6 +211,8 @@ _add(app, "migrate", migrating.migrate, MOVES)
 _add(app, "commit", steer.commit, ANSWERS)
 _add(app, "rollback", steer.rollback, ANSWERS)
 _add(app, "fence", act.fence, ANSWERS)
+_add(app, "halt", halting.halt, ANSWERS)
+_add(app, "unhalt", halting.unhalt, ANSWERS)
 _add(app, "reprotect", act.reprotect, ANSWERS)
 
 _branch(

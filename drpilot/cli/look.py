@@ -54,11 +54,22 @@ def status(session: Session, group: MaybeGroup = None) -> Answer:
         from drpilot.services.grouppage import group_page
 
         page = group_page(known, now)
-        return Answer(spelled(told.as_json(page)), tuple(page_blocks(page, now)), _next(session, page.next))
+        return _standing(session, told.as_json(page), page_blocks(page, now), page.next)
     overview = told.overview(known, now)
-    return Answer(
-        spelled(told.as_json(overview)), tuple(overview_blocks(overview, now)), _next(session, overview.next)
-    )
+    return _standing(session, told.as_json(overview), overview_blocks(overview, now), overview.next)
+
+
+def _standing(session: Session, data: Any, blocks: list[Any], then: str) -> Answer:
+    """A page of status; that everything is halted stands above all else."""
+    house = session.house
+    halt = house.journal.halted()
+    spoken = spelled(data)
+    if halt is None:
+        return Answer({**spoken, "halted": None}, tuple(blocks), _next(session, then))
+    since = moment(halt.at, house.clock.now())
+    line = f"EVERYTHING IS HALTED by {halt.by} since {since}: {halt.reason}"
+    halted = {"by": halt.by, "since": halt.at, "reason": halt.reason}
+    return Answer({**spoken, "halted": halted}, (line, *blocks), session.command('unhalt --reason "…"'))
 
 
 def _next(session: Session, text: str) -> str:

@@ -58,6 +58,7 @@ TERMS: dict[str, str] = {
     "rto": "recovery time objective: how long the way from the go to a checked service may take",
     "loss": "the source's last sign of life minus the point's instant, frozen in the proposal",
     "break glass": "acting alone where two people are asked for; kept in the evidence with its reason",
+    "halt": "the kill switch: no run begins or is driven, no changing call of one leaves, until `unhalt`",
     "cooldown": "the pause after a move that keeps two sides from flapping",
     "orphan": "a resource with our tags that nothing in the journal accounts for",
     "burst": "extra machines of one tier on the side that stands by, for a share of the users; never the active side",

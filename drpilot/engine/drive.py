@@ -132,6 +132,8 @@ class _Loop:
             self.driver.seen(view)
             if view.state in FAMILIES["run"].final:
                 return Drive(view)
+            if view.term != self.lease.term:
+                self.tenure.renew()  # another drives, or all is halted: refused, and no call of ours leaves any more
             if self.driver.stop.is_set():
                 return self._drain()
             decision = decide(view, self.clock.now(), Room(self._parallel(view), frozenset(self.futures)))

@@ -24,12 +24,12 @@ from drpilot.domain.plan import Approval, Plan, Proposal
 from drpilot.domain.point import RecoveryPoint
 from drpilot.domain.ports import Move, StandbyView
 from drpilot.domain.run import Change, Holder, Lease, Outcome, RunView
-from drpilot.journal import bursts, chain, views
+from drpilot.journal import bursts, chain, halting, views
 from drpilot.journal.apply import Writer
 from drpilot.journal.body import pack, pack_value, stamp, unpack
 from drpilot.journal.database import Database
+from drpilot.journal.halting import Halting
 from drpilot.journal.holder import LEASE_S, is_gone
-from drpilot.journal.registry import Registry
 from drpilot.journal.tables import (
     ApprovalRow,
     AttemptRow,
@@ -77,7 +77,7 @@ class Superseded(Exception):
         super().__init__(f"{run} is driven by {by}")
 
 
-class Journal(Registry):
+class Journal(Halting):
     """The one write door. Values go in and out; SQLModel stays inside."""
 
     def __init__(self, database: Database, clock: Clock, chance: Chance) -> None:
@@ -116,6 +116,7 @@ class Journal(Registry):
         return views.run_view(session, row, self.skew(session))
 
     def _guard_create(self, session: Session, group: GroupRow, new: NewRun) -> None:
+        halting.refuse(session)
         held = session.exec(
             select(RunRow).where(RunRow.group == group.name, RunRow.lane == new.plan.lane, RunRow.live == 1)
         ).first()
@@ -214,13 +215,14 @@ class Journal(Registry):
 
     @written
     def acquire(self, session: Session, run: str, holder: Holder) -> Lease | None:
-        """The right to drive `run`, with a higher term; None while another living driver holds it.
+        """The right to drive `run`, with a higher term; None while another living driver holds it. Raises `halted`.
 
         Take-over needs the lease to have run out, or, on the same host, the holder's process to be gone.
         """
         row = session.get(RunRow, run)
         if row is None or row.live != 1:
             return None
+        halting.refuse(session)
         now = self.database.now(session, self.clock)
         before = from_plain(Holder, unpack(row.holder)) if row.holder else None
         held = before is not None and row.lease_until > now and not is_gone(before)

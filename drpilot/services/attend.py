@@ -45,6 +45,9 @@ def _driven(house: House, run: str, report: Callable[[RunView], None], patient_s
                 run, house.holder, patient=patient_s > 0, wait_s=patient_s or None
             )
         except Superseded as error:
+            halt = house.journal.halted()
+            if halt is not None:
+                raise halt.refusal() from error
             raise DrpilotError("superseded", run=error.run, by=error.by) from error
         if drive.stopped:
             raise DrpilotError("interrupted", run=drive.view.name)
