@@ -388,6 +388,6 @@ def _owned(house: House) -> set[str]:
     for standby in house.journal.standbys(GROUP):
         owned |= census.identifiers(dict(standby.facts))
     witness = house.configuration.witness
-    if witness is not None:
+    if witness is not None and witness.bucket:
         owned.add(f"{witness.bucket}/{GROUP}.json")
     return owned - {""}

@@ -25,6 +25,8 @@ from drpilot.clouds.objects import object_plane
 from drpilot.clouds.session import Clients, profile_region
 from drpilot.clouds.site import BotoSite, Ways
 from drpilot.clouds.witness import S3Witness
+from drpilot.clouds.witness_item import ItemWitness
+from drpilot.clouds.witness_row import RowWitness
 from drpilot.domain.ports import BlockPlane, CloudError, Site, Transfers, Witness
 from drpilot.doors import cloud_settings, home_of, told
 from drpilot.engine.context import World
@@ -152,6 +154,10 @@ class Sites:
         witness = self._settings.witness
         if witness is None:
             raise DrpilotError("witness-unreachable", why="drpilot.yaml names no witness")
+        if witness.database:
+            return RowWitness(witness.database)
+        if witness.table:
+            return ItemWitness(self.site(witness.site), witness.table)
         return S3Witness(self.site(witness.site), witness.bucket, witness.prefix)
 
     def probe(self, site: str, *, timeout_s: float) -> Look:

@@ -41,6 +41,11 @@ __all__ = [
 _MOVING = ("switching_over", "failing_over", "awaiting_commit")
 _RECORDED = ("fenced", "partial", "unverified")
 _TRIES = 3
+_WRITES = (
+    "s3:PutObject",
+    "dynamodb:PutItem",
+    "postgresql:Write",
+)  # the write itself, by each kind of witness
 
 
 class EpochOutput(Model):
@@ -82,7 +87,7 @@ def write_claim(ctx: Context, wanted: Callable[[Claim | None], Claim | None]) ->
         except Stale:
             continue  # somebody wrote in between: what is there now decides
         except CloudError as error:
-            if error.happened == "no" and error.operation.endswith("PutObject"):
+            if error.happened == "no" and error.operation in _WRITES:
                 raise
             raise unsure(error) from error
         return

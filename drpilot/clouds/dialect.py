@@ -226,6 +226,7 @@ _AWS_SERVICES = frozenset(
     {
         "autoscaling",
         "cloudwatch",
+        "dynamodb",
         "ebs",
         "ec2",
         "elb",

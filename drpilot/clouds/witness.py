@@ -1,4 +1,4 @@
-"""The witness: one small object in a third place, changed only by conditional writes.
+"""The witness as a small object of S3 in a third place, changed only by conditional writes; and what all kinds share.
 
 `PREFIX/GROUP.json` holds a group's claim. A write names the ETag it replaces (`If-Match`), or that there is
 none yet (`If-None-Match: *`), so that of two controllers one loses (Amazon S3 user guide, "Conditional
@@ -8,6 +8,8 @@ writes"). A reply that got lost is settled by reading the object back: what is w
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from pydantic import ValidationError
 
@@ -16,9 +18,9 @@ from drpilot.base.ids import canonical
 from drpilot.clouds.failures import as_drpilot_error
 from drpilot.domain.fence import Claim
 from drpilot.domain.plain import Json, from_plain, to_plain
-from drpilot.domain.ports import CloudError, FailureClass, Site, Stale
+from drpilot.domain.ports import CloudError, FailureClass, Site, Stale, Witness
 
-__all__ = ["S3Witness", "witness_error"]
+__all__ = ["Place", "S3Witness", "read_claim", "settled", "witness_error", "written"]
 
 _FORMAT = 1
 _ATTEMPTS = 3
@@ -49,33 +51,19 @@ class S3Witness:
             if error.code in _ABSENT:
                 return None, ""
             raise
-        return self._parsed(group, reply["Body"]), str(reply["ETag"])
+        place = Place(f"s3://{self._bucket}/{self.key(group)}", self._site.name, "s3:GetObject")
+        return read_claim(group, reply["Body"], place), str(reply["ETag"])
 
     def write(self, claim: Claim, *, replaces: str) -> str:
         """Write `claim` if the object still has ETag `replaces` (empty: does not exist); gives the new ETag.
 
-        Raises Stale when another claim is there. After a lost reply the object is read back: our claim there
-        means written, the old ETag means it can be sent again, because a conditional write can't take effect
-        twice.
+        Raises Stale when another claim is there.
         """
-        for attempt in range(1, _ATTEMPTS + 1):
-            try:
-                return self._put(claim, replaces)
-            except CloudError as error:
-                unsure = error.happened != "no"
-                if not unsure and error.code not in _LOST | _RACING:
-                    raise
-                found, etag = self.read(claim.group)
-                if found == claim and etag != replaces:
-                    return etag
-                if etag != replaces:
-                    raise Stale(_stale(claim, found)) from error
-                if attempt == _ATTEMPTS:
-                    raise
-        raise AssertionError("the last attempt returns or raises")
+        refused = _LOST | _RACING
+        return settled(self, claim, replaces, lambda: self._put(claim, replaces), refused)
 
     def _put(self, claim: Claim, replaces: str) -> str:
-        body = canonical({"drpilot": _FORMAT, **to_plain(claim)}).encode()
+        body = written(claim).encode()
         params: Json = {
             "Bucket": self._bucket,
             "Key": self.key(claim.group),
@@ -85,24 +73,65 @@ class S3Witness:
         params |= {"IfMatch": replaces} if replaces else {"IfNoneMatch": "*"}
         return str(self._site.call("s3", "PutObject", params)["ETag"])
 
-    def _parsed(self, group: str, body: bytes) -> Claim:
+
+def settled(
+    witness: Witness, claim: Claim, replaces: str, put: Callable[[], str], refused: frozenset[str]
+) -> str:
+    """The version that the conditional write `put` gave, whatever became of its answer; raises Stale.
+
+    After a lost reply, or a refusal with one of the codes `refused`, the witness is read back: our claim under another
+    version than `replaces` means written; `replaces` itself means it can be sent again, because a conditional write
+    can't take effect twice; anything else means that somebody was faster.
+    """
+    for attempt in range(1, _ATTEMPTS + 1):
         try:
-            data = json.loads(body)
-            if data.pop("drpilot") != _FORMAT:
-                raise ValueError("written by another version of drpilot")
-            claim = from_plain(Claim, data)
-            if claim.group != group:
-                raise ValueError(f"it belongs to group {claim.group}")
-        except (ValueError, KeyError, TypeError, AttributeError, ValidationError) as error:
-            raise CloudError(
-                FailureClass.INVALID,
-                "WitnessUnreadable",
-                f"s3://{self._bucket}/{self.key(group)} holds no claim: {error}",
-                happened="no",
-                site=self._site.name,
-                operation="s3:GetObject",
-            ) from None
-        return claim
+            return put()
+        except CloudError as error:
+            if error.happened == "no" and error.code not in refused:
+                raise
+            found, version = witness.read(claim.group)
+            if found == claim and version != replaces:
+                return version
+            if version != replaces:
+                raise Stale(_stale(claim, found)) from error
+            if attempt == _ATTEMPTS:
+                raise
+    raise AssertionError("the last attempt returns or raises")
+
+
+def written(claim: Claim) -> str:
+    """A claim as it stands in every kind of witness."""
+    return canonical({"drpilot": _FORMAT, **to_plain(claim)})
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where something is read: for the message about what is no claim."""
+
+    what: str
+    site: str
+    operation: str
+
+
+def read_claim(group: str, body: bytes | str, place: Place) -> Claim:
+    """The claim of `group` in `body`; CloudError WitnessUnreadable for anything else, never taken for none."""
+    try:
+        data = json.loads(body)
+        if data.pop("drpilot") != _FORMAT:
+            raise ValueError("written by another version of drpilot")
+        claim = from_plain(Claim, data)
+        if claim.group != group:
+            raise ValueError(f"it belongs to group {claim.group}")
+    except (ValueError, KeyError, TypeError, AttributeError, ValidationError) as error:
+        raise CloudError(
+            FailureClass.INVALID,
+            "WitnessUnreadable",
+            f"{place.what} holds no claim: {error}",
+            happened="no",
+            site=place.site,
+            operation=place.operation,
+        ) from None
+    return claim
 
 
 def _stale(claim: Claim, found: Claim | None) -> str:

@@ -15,7 +15,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
-from urllib.parse import urlsplit
 
 import platformdirs
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
@@ -32,6 +31,7 @@ from drpilot.base.document import (
 )
 from drpilot.base.errors import DrpilotError, Finding
 from drpilot.domain.plan import Slot
+from drpilot.inventory import databaseurl
 
 __all__ = [
     "CLOUDS",
@@ -128,11 +128,15 @@ class SiteSettings:
 
 @dataclass(frozen=True, slots=True)
 class WitnessSettings:
-    """The bucket on a third site that says which side of a group is active."""
+    """The third place that says which side of a group is active: a bucket or a DynamoDB table on a site, or a
+    PostgreSQL `database` by its URL. One of the three is not empty; `site` is empty with a database.
+    """
 
-    site: str
-    bucket: str
+    site: str = ""
+    bucket: str = ""
     prefix: str = ""
+    table: str = ""
+    database: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,37 +242,13 @@ def _region(text: str) -> str:
     return text
 
 
-def _journal_url(text: str) -> str:
-    """A journal's URL as it stands; what is said of a wrong one repeats none of it, since it may hold a password."""
-    if re.fullmatch(r"sqlite:///\S+", text):
-        return text
-    if not re.fullmatch(r"postgres(ql)?://[^\s?#]*/[^\s/?#]+(\?\S*)?", text):
-        raise ValueError("a journal is sqlite:////ABSOLUTE/PATH or postgresql://USER@HOST/DATABASE")
-    try:
-        _ = urlsplit(text).port
-    except ValueError:
-        raise ValueError(
-            "its host or port can't be read; write @, : and / in a password as %40, %3A and %2F"
-        ) from None
-    return text
-
-
-def _journal_without_password(text: str) -> str:
-    url = urlsplit(_journal_url(text))
-    if url.password is not None or "password" in url.query.lower():
-        raise ValueError(
-            "drpilot.yaml holds no secrets; leave the password to ~/.pgpass, or set DRPILOT_DATABASE_URL"
-        )
-    return text
-
-
 def _given_url(variable: str) -> str | None:
     """The journal that the environment names, if it does; raises `wrong-value`."""
     given = os.environ.get(variable)
     if not given:
         return None
     try:
-        return _journal_url(given)
+        return databaseurl.journal_url(given)
     except ValueError as error:
         raise DrpilotError("wrong-value", what=f"{variable}: {error}", hint="mend it or unset it") from None
 
@@ -344,11 +324,23 @@ class SiteModel(DocumentModel):
 
 
 class WitnessModel(DocumentModel):
-    """The place of the witness."""
+    """The place of the witness: `site` with a `bucket` (and a `prefix`) or a `table`, or a `database`."""
 
-    site: SiteName
-    bucket: Word
+    site: SiteName | None = None
+    bucket: Word | None = None
     prefix: str = ""
+    table: Word | None = None
+    database: Annotated[str, AfterValidator(databaseurl.of_a_witness)] | None = None
+
+    @model_validator(mode="after")
+    def _one_place(self) -> WitnessModel:
+        if sum(one is not None for one in (self.bucket, self.table, self.database)) != 1:
+            raise ValueError("needs a bucket or a table on a site, or a database; one of them")
+        if (self.site is None) != (self.database is not None):
+            raise ValueError("a bucket or a table needs a site, a database has none")
+        if self.prefix and self.bucket is None:
+            raise ValueError("only a bucket has a prefix")
+        return self
 
 
 class ControllerModel(DocumentModel):
@@ -367,7 +359,7 @@ class ConfigurationModel(DocumentModel):
     """The whole of drpilot.yaml."""
 
     drpilot: Version
-    journal: Annotated[str, AfterValidator(_journal_without_password)] | None = None
+    journal: Annotated[str, AfterValidator(databaseurl.of_a_journal)] | None = None
     witness: WitnessModel | None = None
     controller: ControllerModel | None = None
     sites: dict[SiteName, SiteModel] = Field(default_factory=dict)
@@ -412,7 +404,7 @@ def parse(text: str, folder: Path, variable: str = "DRPILOT_DATABASE_URL") -> Co
     return Configuration(
         home=folder,
         journal=_given_url(variable) or model.journal or default,
-        witness=WitnessSettings(**model.witness.model_dump()) if model.witness else None,
+        witness=_witness(model.witness),
         sites={name: site_settings(name, site, folder) for name, site in model.sites.items()},
         operators={name: Operator(name, frozenset(each.may)) for name, each in model.operators.items()},
         controller=model.controller.site if model.controller else "",
@@ -428,9 +420,13 @@ def _controller_findings(loaded: Loaded[ConfigurationModel]) -> list[Finding]:
     return [loaded.finding("unknown-site", ("controller", "site"), what)]
 
 
+def _witness(given: WitnessModel | None) -> WitnessSettings | None:
+    return WitnessSettings(**given.model_dump(exclude_none=True)) if given is not None else None
+
+
 def _witness_findings(loaded: Loaded[ConfigurationModel]) -> list[Finding]:
     model = loaded.value
-    if model is None or model.witness is None:
+    if model is None or model.witness is None or model.witness.site is None:
         return []
     if model.witness.site in model.sites:
         cloud = model.sites[model.witness.site].cloud

@@ -110,6 +110,8 @@ QUESTIONS: Mapping[str, Json] = {
 DryRun; `_trusted` has found out before.
 """
 
+_ITEMS = {"dynamodb:GetItem", "dynamodb:PutItem"}
+
 
 def needed(house: House, name: str) -> tuple[str, ...]:
     """What the actions need on a site, as IAM calls it, sorted.
@@ -121,12 +123,14 @@ def needed(house: House, name: str) -> tuple[str, ...]:
     sides = {site for view in views for site in (view.group.primary, view.group.secondary)}
     witness = house.configuration.witness
     thirds = {view.group.traffic.site for view in views if view.group.traffic is not None}
-    thirds |= {witness.site} if witness is not None else set()
+    thirds |= {witness.site} if witness is not None and witness.bucket else set()
     third = ("route53:", "s3:")
     if name in sides:
         here = {item for item in every if name in thirds or not item.startswith(third)}
     else:
         here = {item for item in every if item.startswith(third)} if name in thirds else every
+    if witness is not None and witness.table and witness.site == name:
+        here = _ITEMS | (here if name in sides | thirds else set())
     return tuple(sorted(here))
 
 

@@ -58,7 +58,7 @@ def permission(service: str, operation: str) -> str:
 
 
 def policies() -> dict[str, dict[str, object]]:
-    """The two policies by the name of their block in the page."""
+    """The policies by the name of their block in the page."""
     named = permissions(CATALOGUE)
     sites = sorted(
         {*_LOOKS, *(each for each in named if each.split(":")[0] not in _THIRD)} - {"iam:PassRole"}
@@ -80,6 +80,13 @@ def policies() -> dict[str, dict[str, object]]:
                 "Action": objects,
                 "Resource": ["arn:aws:s3:::YOUR-BUCKETS", "arn:aws:s3:::YOUR-BUCKETS/*"],
             },
+        ),
+        "drpilot-table": _policy(
+            {
+                "Effect": "Allow",
+                "Action": ["dynamodb:GetItem", "dynamodb:PutItem"],
+                "Resource": "arn:aws:dynamodb:REGION:ACCOUNT:table/drpilot-witness",
+            }
         ),
         "drpilot-third": _policy(
             {"Effect": "Allow", "Action": _WITNESS, "Resource": "arn:aws:s3:::YOUR-WITNESS-BUCKET/*"},

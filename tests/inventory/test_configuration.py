@@ -340,3 +340,44 @@ def test_any_site_reads_back_as_written(region: str, profile: str, name: str, tm
     site = SiteSettings(name, "aws", region, "123456789012", profile)
     add_site(folder, site)
     assert read(folder).sites == {"paris": NEW, name: site}
+
+
+@pytest.mark.parametrize(
+    ("keys", "settings"),
+    [
+        ("{site: frankfurt, table: claims}", WitnessSettings("frankfurt", table="claims")),
+        (
+            "{database: 'postgresql://dr@db.example.org/witness'}",
+            WitnessSettings(database="postgresql://dr@db.example.org/witness"),
+        ),
+    ],
+)
+def test_a_witness_may_be_a_table_or_a_database(tmp_path: Path, keys: str, settings: WitnessSettings) -> None:
+    """A DynamoDB table on a site, or a PostgreSQL database that belongs to none."""
+    text = FULL.replace(
+        next(line for line in FULL.splitlines() if line.startswith("witness:")), f"witness: {keys}"
+    )
+    assert parse(text, tmp_path).witness == settings
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        "{site: frankfurt}",
+        "{site: frankfurt, bucket: b, table: t}",
+        "{bucket: b}",
+        "{site: frankfurt, database: 'postgresql://dr@db.example.org/witness'}",
+        "{database: 'postgresql://dr:geheim@db.example.org/witness'}",
+        "{database: 'sqlite:////tmp/witness.db'}",
+        "{site: frankfurt, table: t, prefix: p}",
+    ],
+)
+def test_a_witness_is_in_one_place(tmp_path: Path, keys: str) -> None:
+    """Two places, none, half of one, or a secret are refused, and the secret is not repeated."""
+    text = FULL.replace(
+        next(line for line in FULL.splitlines() if line.startswith("witness:")), f"witness: {keys}"
+    )
+    with pytest.raises(DrpilotError) as caught:
+        parse(text, tmp_path)
+    assert caught.value.exit_code == 6
+    assert "geheim" not in f"{caught.value} {caught.value.why} {caught.value.data}"

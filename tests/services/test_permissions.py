@@ -160,3 +160,15 @@ def test_no_answer_is_unknown_each(shop: Shop) -> None:
     found = _named(tuple(asked(silent, needed(shop.house, "away"))))
     assert found["ec2:StopInstances"] == "unknown"
     assert "bad" not in found.values()
+
+
+def test_a_table_that_holds_the_witness_is_asked_for_its_items_alone(shop: Shop) -> None:
+    """A third place with a DynamoDB table needs two permissions more, and none for a bucket."""
+    witness = WitnessSettings("edge", table="claims")
+    shop.house.configuration = replace(shop.house.configuration, witness=witness)
+    try:
+        assert {"dynamodb:GetItem", "dynamodb:PutItem"} <= set(needed(shop.house, "edge"))
+        assert not [one for one in needed(shop.house, "edge") if one.startswith("ec2:")]
+        assert not [one for one in needed(shop.house, "away") if one.startswith("dynamodb:")]
+    finally:
+        shop.house.configuration = replace(shop.house.configuration, witness=None)
