@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -150,6 +150,12 @@ class Registry:
         row.acknowledged_at = micros(now)
         session.add(row)
         Writer(session, now, by, group).event("acknowledged", {"reason": reason})
+
+    @written
+    def refused(self, session: Session, group: str, by: str, told: Mapping[str, str]) -> None:
+        """A person's wish that a rule refused, as an event of the group: why, and what they were told to do next."""
+        if session.get(GroupRow, group) is not None:
+            Writer(session, self.clock.now(), by, group).event("refused", told)
 
     @written
     def set_condition(  # noqa: PLR0913 - one condition

@@ -31,6 +31,7 @@ from drpilot.services.guidance import survivor_command
 from drpilot.services.house import House, Look
 from drpilot.services.modes import MODES, Mode
 from drpilot.services.proposal import Asking, Case, proposal_of
+from drpilot.services.refusals import kept
 from drpilot.services.right import require_right
 
 __all__ = ["Asking", "Offer", "Typed", "action_facts", "begin", "consent", "propose"]
@@ -69,7 +70,8 @@ def propose(house: House, mode_name: str, name: str, asking: Asking) -> Offer:
     view = house.journal.group(name)
     _possible(asking.since, None, house.clock.now())
     source, target = _direction(house, view, mode, asking)
-    _guard(house, view, mode, asking)
+    with kept(house, name, mode_name):
+        _guard(house, view, mode, asking)
     looks = _looks(house, view, source, target) if mode.looks else {}
     _needed(mode, view, (source, target), looks)
     group = _members(house, view, mode, source)
@@ -302,6 +304,11 @@ def consent(house: House, offer: Offer, typed: Typed) -> Approval | None:
 
 def begin(house: House, offer: Offer, approval: Approval | None) -> RunView:
     """Write the run. From here on it exists, whoever drives it."""
+    with kept(house, offer.plan.group, offer.mode.name):
+        return _begun(house, offer, approval)
+
+
+def _begun(house: House, offer: Offer, approval: Approval | None) -> RunView:
     require_right(house, "operate")
     mode, now = offer.mode, house.clock.now()
     expires_at = offer.proposal.expires_at if mode.asks_name else None

@@ -14,6 +14,7 @@ from drpilot.engine.draft import Draft
 from drpilot.engine.gates import fence_accepted, missing, persons
 from drpilot.engine.undoing import TOUCHED, refusal
 from drpilot.services.house import House
+from drpilot.services.refusals import kept
 from drpilot.services.right import require_right
 
 __all__ = ["Order", "open_gate", "order", "promoted_s", "require_rollback"]
@@ -43,6 +44,20 @@ def open_gate(view: RunView) -> tuple[str, str] | None:
 def order(house: House, run: str, what: Order) -> RunView:
     """Check an order as far as the journal tells, and post it; the driver has the last word."""
     view = house.journal.view(run)
+    with kept(house, view.group, what.kind):
+        _check(house, view, what)
+    data = dict(what.data)
+    data.pop("confirm", None)
+    data["account"] = house.account
+    if what.kind == "approve" and view.proposal is not None:
+        data["digest"] = view.proposal.digest
+        data["where"] = house.holder.text
+    house.journal.post(view.id, what.kind, house.person, step=what.step, comment=what.comment, data=data)
+    return house.journal.view(view.id)
+
+
+def _check(house: House, view: RunView, what: Order) -> None:
+    """Raise where the person has no right to the order, or the journal tells already that it can't be followed."""
     require_right(house, _RIGHTS.get(what.kind, "operate"))
     match what.kind:
         case "approve" | "decline":
@@ -59,14 +74,6 @@ def order(house: House, run: str, what: Order) -> RunView:
                     "transition-refused", family="run", key=view.name, event=what.kind, state=view.state
                 )
             _check_step(view, what)
-    data = dict(what.data)
-    data.pop("confirm", None)
-    data["account"] = house.account
-    if what.kind == "approve" and view.proposal is not None:
-        data["digest"] = view.proposal.digest
-        data["where"] = house.holder.text
-    house.journal.post(view.id, what.kind, house.person, step=what.step, comment=what.comment, data=data)
-    return house.journal.view(view.id)
 
 
 def _check_answer(house: House, view: RunView, what: Order) -> None:
