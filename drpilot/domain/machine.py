@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 from transitions import EventData, Machine, MachineError
@@ -73,20 +73,33 @@ def fire(family: str, key: str, state: str, event: str, facts: Mapping[str, Any]
     Raises `transition-refused` (naming the facts that were missing) where the table has no such transition or its
     guard does not hold.
     """
+    target, why = _fired(family, state, event, facts) if facts else _fired_bare(family, state, event)
+    if target is None:
+        raise DrpilotError(
+            "transition-refused", family=family, key=key, event=event, state=state or "nothing", why=why
+        )
+    return target
+
+
+def _fired(family: str, state: str, event: str, facts: Mapping[str, Any] | None) -> tuple[str | None, str]:
+    """The state after `event`, or None and why there is none."""
     machine = _template(family)
     holder = Holder(state or _UNBORN, facts or {})
-    why = f"the table of {FAMILIES[family].title.lower()} has no event {event!r} here"
     if event in machine.events:
         try:
             if machine.events[event].trigger(holder):
-                return holder.state
+                return holder.state, ""
         except MachineError:
             pass
         else:
-            why = "needed: " + ", ".join(holder.missing)
-    raise DrpilotError(
-        "transition-refused", family=family, key=key, event=event, state=state or "nothing", why=why
-    )
+            return None, "needed: " + ", ".join(holder.missing)
+    return None, f"the table of {FAMILIES[family].title.lower()} has no event {event!r} here"
+
+
+@lru_cache(maxsize=4096)
+def _fired_bare(family: str, state: str, event: str) -> tuple[str | None, str]:
+    """Without facts the table alone decides; there are a few hundred pairs, and a run asks for the same ones."""
+    return _fired(family, state, event, None)
 
 
 def allowed(family: Family, event: str) -> tuple[str, ...]:

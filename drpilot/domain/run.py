@@ -57,11 +57,16 @@ class Holder:
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """The right to write one run's state; `term` rises with each change of hands, a lower term can't write."""
+    """The right to write one run's state; `term` rises with each change of hands, a lower term can't write.
+
+    `group` and `number` are the run's, so that a commit need not look them up; empty where they were not known.
+    """
 
     run: str
     holder: Holder
     term: int
+    group: str = ""
+    number: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +161,7 @@ class RunView:
     approvals: tuple[Approval, ...] = ()
     requests: tuple[Request, ...] = ()
     group_state: str = ""
+    epoch: int = 1
     fences: Mapping[str, str] = field(default_factory=dict)
     started_at: datetime | None = None
     ended_at: datetime | None = None

@@ -6,6 +6,7 @@ looking; only a definite failure may be tried again with a fresh token.
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -151,7 +152,7 @@ def _own_undo(attempt: _Attempt, output: Json) -> Call:
     """The undo a runbook gives itself, its expressions resolved now that the step's own output is known."""
     planned, steps = attempt.step.planned, attempt.ctx.view.steps
     assert planned.undo is not None
-    known = results(steps) | {attempt.step.path: {"state": "succeeded", "output": output}}
+    known = ChainMap({attempt.step.path: {"state": "succeeded", "output": output}}, results(steps))  # type: ignore[arg-type]
     given = resolve(dict(planned.undo.given), scope_of(attempt.ctx.view.plan, planned, known))
     return Call(planned.undo.action, given)
 

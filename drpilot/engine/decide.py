@@ -6,7 +6,7 @@ and every prefix of a run is a legal place to stop. The order of steps is the pl
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -16,7 +16,8 @@ from drpilot.domain.ports import Move
 from drpilot.domain.run import Decision, Failure, Intent, Outcome, RunView, StepView
 from drpilot.domain.states import FAMILIES
 from drpilot.engine import gates, orders, undoing
-from drpilot.engine.draft import NEED_FAILED, OPEN, Draft
+from drpilot.engine.agenda import OPEN, Agenda
+from drpilot.engine.draft import NEED_FAILED, Draft
 from drpilot.engine.places import Places, Room
 from drpilot.runbook.expression import condition, resolve, scope_of
 
@@ -29,13 +30,15 @@ NOT_MOVING = tuple(word for word in FAMILIES["group"].words if word not in _MOVI
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 
-def decide(view: RunView, now: datetime, room: Room) -> Decision:
+def decide(view: RunView, now: datetime, room: Room, agenda: Agenda | None = None) -> Decision:
     """The changes to commit now and the attempts to start, poll or look at; asked again after each outcome.
+
+    `agenda` saves looking at every step; it changes what a decision costs, never what it is.
 
     Ready steps come first, because there are finitely many, in the order of the plan; then those that are due to be
     looked at, the longest due first. So none starves, however little room there is.
     """
-    draft = Draft(view, now)
+    draft = Draft(view, now, agenda)
     if draft.over:
         return draft.decision()
     orders.read(draft)
@@ -67,12 +70,26 @@ def scope(steps: Mapping[str, StepView], view: RunView, step: StepView) -> dict[
     return scope_of(view.plan, step.planned, results(steps))
 
 
-def results(steps: Mapping[str, StepView]) -> dict[str, dict[str, Any]]:
+def results(steps: Mapping[str, StepView]) -> Mapping[str, Mapping[str, Any]]:
     """What expressions may know of each step: its state, and its output where it has one."""
-    return {
-        path: {"state": step.state, **({"output": dict(step.output)} if step.output is not None else {})}
-        for path, step in steps.items()
-    }
+    return _Results(steps)
+
+
+class _Results(Mapping[str, Mapping[str, Any]]):
+    """Steps as expressions see them, made for those asked for: of a thousand steps an input names one or two."""
+
+    def __init__(self, steps: Mapping[str, StepView]) -> None:
+        self._steps = steps
+
+    def __getitem__(self, path: str) -> Mapping[str, Any]:
+        step = self._steps[path]
+        return {"state": step.state, **({"output": dict(step.output)} if step.output is not None else {})}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._steps)
+
+    def __len__(self) -> int:
+        return len(self._steps)
 
 
 def _expire(draft: Draft) -> None:
@@ -94,7 +111,7 @@ def _asks_to_go(draft: Draft) -> bool:
 
 def _crowd(draft: Draft, room: Room) -> None:
     """Of the steps due to be looked at, keep those that fit beside what is under way and what begins."""
-    places = Places(draft.view.plan, draft.steps, room)
+    places = Places(draft.view.plan, draft.steps, room, draft.awake)
     for path in draft.start:
         places.take(draft.steps[path].planned)
     order = [*draft.poll, *draft.look]
@@ -108,8 +125,8 @@ def _crowd(draft: Draft, room: Room) -> None:
 
 
 def _advance(draft: Draft, room: Room) -> None:
-    places = Places(draft.view.plan, draft.steps, room)
-    for step in draft.in_order():
+    places = Places(draft.view.plan, draft.steps, room, draft.awake)
+    for step in draft.alive():
         if draft.state == "cleaning" and not step.planned.always:
             if step.state == "unknown":
                 _look(draft, step.path, room)
@@ -134,7 +151,7 @@ def _advance(draft: Draft, room: Room) -> None:
 
 def _watch(draft: Draft, room: Room) -> None:
     """Nothing new starts, but what was started is followed to its end."""
-    for step in draft.in_order():
+    for step in draft.alive():
         if step.state == "waiting" and step.planned.gate is None:
             if step.attempt is not None and step.attempt.state == "failed":
                 continue
@@ -230,7 +247,7 @@ def _look(draft: Draft, path: str, room: Room) -> None:
 
 def _fail_late(draft: Draft, room: Room) -> None:
     """A step that waits longer than its timeout fails; one still in a thread is bounded by its calls' timeouts."""
-    for step in draft.in_order():
+    for step in draft.alive():
         if step.state not in ("waiting", "unknown") or step.planned.gate or step.path in room.busy:
             continue
         if step.started_at is None or step.attempt is None or step.attempt.state == "failed":
@@ -317,6 +334,10 @@ def _finish_cancel(draft: Draft, room: Room) -> None:
 
 
 def _end(draft: Draft) -> None:
+    if draft.state == "running" and any(
+        (step.state in OPEN or step.state == "failed") and not step.planned.always for step in draft.alive()
+    ):
+        return
     steps = list(draft.in_order())
     forward = [step for step in steps if not step.planned.always]
     always = [step for step in steps if step.planned.always]

@@ -14,19 +14,21 @@ from typing import Any
 from drpilot.domain.machine import fire
 from drpilot.domain.run import Change, Decision, RunMove, RunView, StepMove, StepView
 from drpilot.domain.states import FAMILIES
+from drpilot.engine.agenda import OPEN, Agenda
 
-__all__ = ["NEED_FAILED", "OPEN", "SATISFIED", "Draft"]
+__all__ = ["NEED_FAILED", "SATISFIED", "Draft"]
 
 NEED_FAILED = "a need did not end well: "
 SATISFIED = frozenset({"succeeded", "warned", "ignored"})
-OPEN = frozenset({"pending", "ready", "running", "waiting", "unknown", "undoing"})
 
 
 class Draft:
     """The mutable middle of a pure function."""
 
-    def __init__(self, view: RunView, now: datetime) -> None:
+    def __init__(self, view: RunView, now: datetime, agenda: Agenda | None = None) -> None:
         self.view = view
+        self.agenda = agenda if agenda is not None else Agenda.of(view)
+        self.awake = set(self.agenda.awake)
         self.now = now
         self.state = view.state
         self.result = view.result
@@ -89,6 +91,11 @@ class Draft:
     def in_order(self) -> Iterator[StepView]:
         """The steps as they now stand, in plan order."""
         for path in list(self.steps):
+            yield self.steps[path]
+
+    def alive(self) -> Iterator[StepView]:
+        """The steps that may move, as they now stand, in plan order; what is decided meanwhile may wake more."""
+        for path in self.agenda.visit(self.steps, self.awake):
             yield self.steps[path]
 
     @property

@@ -7,10 +7,11 @@ drives; losing it stops all writing at once. A signal rolls nothing back: the ru
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from functools import partial
 from typing import Any
 
@@ -21,6 +22,7 @@ from drpilot.domain.machine import permitted
 from drpilot.domain.plain import from_plain
 from drpilot.domain.ports import Action
 from drpilot.domain.run import (
+    AttemptView,
     Change,
     Decision,
     Failure,
@@ -31,14 +33,17 @@ from drpilot.domain.run import (
     Settled,
 )
 from drpilot.domain.states import FAMILIES
+from drpilot.engine.agenda import Agenda
 from drpilot.engine.attempt import Phase, execute
 from drpilot.engine.context import StepContext, World
 from drpilot.engine.decide import decide
+from drpilot.engine.foresight import foresee, is_foreseen
 from drpilot.engine.hands import Hands, Hire, Threads
 from drpilot.engine.places import Room
 from drpilot.engine.settle import settle
 from drpilot.engine.tenure import Tenure
 from drpilot.journal.journal import Journal, Superseded
+from drpilot.journal.views import followed
 
 __all__ = ["Drive", "Driver"]
 
@@ -119,15 +124,18 @@ class _Loop:
         self.idle_since: float | None = None
         self.over = False
         self.state = ""  # of the run, when it was last looked at
-        self.group = driver.journal.group(driver.journal.view(self.lease.run).group)
+        self.view = self.journal.view(self.lease.run)
+        self.is_fresh = True  # whether nothing was waited for since the view was made
+        self.agenda = Agenda.of(self.view)
+        self.landed: tuple[Outcome, ...] = ()  # outcomes to be committed with what is decided next
+        self.group = view_group(self.view, self.journal.group(self.view.group).group)
 
     def run(self) -> Drive:
-        view = self.journal.view(self.lease.run)
-        lost = settle(view)
+        lost = settle(self.view)
         if lost:
-            self.tenure.commit(lost)
+            self._commit(lost)
         while True:
-            view = self.journal.view(self.lease.run)
+            view = self._look()
             self.state = view.state
             self.driver.seen(view)
             if view.state in FAMILIES["run"].final:
@@ -136,28 +144,63 @@ class _Loop:
                 self.tenure.renew()  # another drives, or all is halted: refused, and no call of ours leaves any more
             if self.driver.stop.is_set():
                 return self._drain()
-            decision = decide(view, self.clock.now(), Room(self._parallel(view), frozenset(self.futures)))
-            if decision.changes and not self._write(view, decision):
+            now = self.clock.now()
+            view = foresee(view, self.landed, now)
+            room = Room(self._parallel(view), frozenset(self.futures))
+            decision = decide(view, now, room, self.agenda)
+            written = replace(decision, changes=(*self.landed, *decision.changes))
+            if written.changes and not self._write(view, written):
                 continue
+            self.landed = ()
             self._submit(decision)
-            if decision.changes:
+            if written.changes:
                 continue
             if self._is_idle(view, decision) and not self._keeps_waiting():
                 return Drive(view)
             self._collect(decision)
 
+    def _look(self) -> RunView:
+        """The run as it now is. Only its driver writes its steps, so they are read as a whole once; after that a commit
+        tells what it changed, and a small reading what others did.
+        """
+        if not self.is_fresh:
+            news = self.journal.news(self.lease.run)
+            if (news.term, news.state) == (self.lease.term, self.view.state):
+                self.view = followed(self.view, news)
+            else:
+                self._read_again()
+            self.is_fresh = True
+        return self.view
+
+    def _read_again(self) -> None:
+        self.view = self.journal.view(self.lease.run)
+        self.agenda.renew(self.view)
+
+    def _commit(self, changes: Sequence[Change]) -> None:
+        news = self.tenure.commit(changes)
+        if any(isinstance(change, (RunMove, Settled)) for change in changes):
+            self._read_again()  # the run itself may be changed: seldom
+        else:
+            self.view = followed(self.view, news)
+            self.agenda.follow(self.view, (step.path for step, _ in news.steps))
+        self.is_fresh = True
+
     def _write(self, view: RunView, decision: Decision) -> bool:
         """Commit what was decided; when the lifecycle tables refuse it, the run pauses and says why."""
         try:
-            self.tenure.commit(decision.changes)
+            self._commit(decision.changes)
         except DrpilotError as error:
+            if error.word == "transition-refused" and self.landed:
+                outcomes, self.landed = self.landed, ()
+                self._record(outcomes)  # alone first: what is refused may have been decided behind them
+                return False
             pausable = permitted("run", view.state, "pause")
             if error.word != "transition-refused" or not (pausable or view.requests):
                 raise
             # An order that asked for it is answered, else every later driver would read it again and stop here.
             text = f"{error.title}: {error.why}"
             answers: list[Change] = [Settled(request.id, text) for request in view.requests]
-            self.tenure.commit([*answers, *([RunMove("pause", text)] if pausable else [])])
+            self._commit([*answers, *([RunMove("pause", text)] if pausable else [])])
             return False
         return True
 
@@ -189,7 +232,7 @@ class _Loop:
         paths = [path for _, group in phases for path in group]
         if not paths:
             return
-        view = self.journal.view(self.lease.run)
+        view = self.view
         for phase, chosen in phases:
             for path in chosen:
                 self.futures[path] = self.hands.submit(partial(self._attempt, view, path, phase))
@@ -210,17 +253,24 @@ class _Loop:
             view=view,
             step=step,
             attempt=attempt,
-            group=view_group(view, self.group.group),
+            group=self.group,
             journal=self.journal,
             world=self.driver.world,
             clock=self.clock,
             save=lambda state: self.tenure.checkpoint(path, attempt.number, state),
-            intended_at=self.journal.first_intent(view.id, path, attempt.round),
-            epoch=self.journal.group(view.group).epoch,
+            intended_at=self._intended_at(attempt, path),
+            epoch=view.epoch,
             given_up=lambda: self.given_up(forward=forward),
             permit=self.tenure.permit,
         )
         return execute(action, context, phase)
+
+    def _intended_at(self, attempt: AttemptView, path: str) -> datetime:
+        """When the first intent of the attempt's round became durable."""
+        if attempt.number == 1:
+            return attempt.intended_at
+        first: datetime = self.journal.first_intent(self.lease.run, path, attempt.round)
+        return first
 
     def _is_idle(self, view: RunView, decision: Decision) -> bool:
         moving = self.futures or decision.poll or decision.look or decision.start
@@ -248,12 +298,13 @@ class _Loop:
         else:
             done = set()
             self.clock.sleep(timeout_s)
+        self.is_fresh = False
         outcomes = [(path, future) for path, future in self.futures.items() if future in done]
         for path, _ in outcomes:
             del self.futures[path]
         if outcomes:
             self.idle_since = None
-            self._record([future.result() for _, future in outcomes])
+            self._land([future.result() for _, future in outcomes])
             self.renewed_at = self.clock.monotonic()
             if self.renewed_at - self.pulsed_at >= PULSE_S:
                 self.driver.pulse()
@@ -263,19 +314,28 @@ class _Loop:
             self.renewed_at = self.clock.monotonic()
             self.driver.pulse()
 
+    def _land(self, outcomes: list[Outcome]) -> None:
+        """Record outcomes: with what is decided next where that can be foreseen, else at once."""
+        if all(is_foreseen(self.view, outcome) for outcome in outcomes):
+            self.landed = tuple(outcomes)
+            self.is_fresh = True  # the commit that is due now brings what others did meanwhile
+        else:
+            self._record(outcomes)
+
     def _drain(self) -> Drive:
         """Let what is in a thread end (its calls are bounded) and record it; start nothing."""
         done = self.hands.wait(self.futures.values(), 20.0, all_of_them=True)
         ended = [path for path, future in self.futures.items() if future in done]
         outcomes = [self.futures.pop(path).result() for path in ended]
+        outcomes = [*self.landed, *outcomes]
         if outcomes:
             self._record(outcomes)
         return Drive(self.journal.view(self.lease.run), stopped=True)
 
-    def _record(self, outcomes: list[Outcome]) -> None:
+    def _record(self, outcomes: Sequence[Outcome]) -> None:
         """Commit outcomes with their lifecycle facts; one whose facts the tables refuse fails its step, visibly."""
         try:
-            self.tenure.commit(outcomes)
+            self._commit(outcomes)
         except DrpilotError as error:
             if error.word != "transition-refused":
                 raise
@@ -285,7 +345,7 @@ class _Loop:
                 return
             failure = Failure("conflict", error.row.code, f"{error.title}: {error.why}")
             event = "undo failed" if outcomes[0].event.startswith("und") else "failed"
-            self.tenure.commit([Outcome(outcomes[0].path, outcomes[0].number, event, failure=failure)])
+            self._commit([Outcome(outcomes[0].path, outcomes[0].number, event, failure=failure)])
 
 
 def view_group(view: RunView, present: Group) -> Group:

@@ -9,7 +9,7 @@ a refusal (`full`): the step waits without using up a try, and until it got in, 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from drpilot.domain.plan import Plan, PlannedStep
@@ -30,14 +30,17 @@ class Room:
 class Places:
     """What is taken while one decision is made; `take` what is decided."""
 
-    def __init__(self, plan: Plan, steps: Mapping[str, StepView], room: Room) -> None:
+    def __init__(
+        self, plan: Plan, steps: Mapping[str, StepView], room: Room, awake: Iterable[str] | None = None
+    ) -> None:
         self._plan = plan
         self._free = room.free
         self._at: Counter[str] = Counter()
         for path in room.busy:
             self.take(steps[path].planned)
-        self._held = Counter(step.planned.slot for step in steps.values() if _holds(step))
-        self._refused = {step.planned.slot for step in steps.values() if _is_refused(step)}
+        moving = [steps[path] for path in (steps if awake is None else awake)] if plan.slots else []
+        self._held = Counter(step.planned.slot for step in moving if _holds(step))
+        self._refused = {step.planned.slot for step in moving if _is_refused(step)}
 
     def fit(self, step: PlannedStep) -> bool:
         """Whether one more attempt of `step` may be in a thread."""

@@ -8,15 +8,18 @@ still renews first, and whose run was taken over meanwhile sends nothing more.
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from drpilot.base.clock import Clock
 from drpilot.domain.run import Change, Lease
 from drpilot.journal.journal import LEASE_S, Journal, Superseded
+from drpilot.journal.views import News
 
 __all__ = ["FRESH_S", "Tenure"]
+
+T = TypeVar("T")
 
 FRESH_S = LEASE_S / 2
 """A lease kept this many seconds ago needs no question: a living driver renews each 5 s, and as long again is left."""
@@ -40,9 +43,9 @@ class Tenure:
         """Now, by both clocks."""
         return clock.monotonic(), clock.now()
 
-    def commit(self, changes: Sequence[Change]) -> None:
-        """Write changes of the run; raises Superseded."""
-        self._keep(lambda: self._journal.commit(self.lease, changes))
+    def commit(self, changes: Sequence[Change]) -> News:
+        """Write changes of the run, and what a view of it then lacks; raises Superseded."""
+        return self._keep(lambda: self._journal.commit(self.lease, changes))
 
     def renew(self) -> None:
         """Keep the lease; raises Superseded."""
@@ -64,14 +67,15 @@ class Tenure:
             if not self._fresh():
                 self.renew()
 
-    def _keep(self, write: Any) -> None:
+    def _keep(self, write: Callable[[], T]) -> T:
         since = self.moment(self._clock)
         try:
-            write()
+            written = write()
         except Superseded as error:
             self._lost = error
             raise
         self._since = max(since, self._since)
+        return written
 
     def _fresh(self) -> bool:
         monotonic, now = self.moment(self._clock)

@@ -30,7 +30,10 @@ class Firing(Protocol):
     session: Session
     now: datetime
     group: str
-    run: RunRow | None
+
+    @property
+    def run(self) -> RunRow | None:
+        """The run it writes for, if any."""
 
     def fire(
         self, family: str, key: str, state: str, event: str, facts: Mapping[str, Any], **more: Any

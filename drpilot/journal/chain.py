@@ -7,16 +7,30 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import func
+from sqlalchemy import bindparam, func, insert
+from sqlalchemy import select as select_columns
 from sqlmodel import Session, col, select
 
 from drpilot.base.clock import from_micros, micros
 from drpilot.base.errors import DrpilotError
 from drpilot.base.ids import canonical, chained
 from drpilot.journal.body import unpack
-from drpilot.journal.tables import EventRow
+from drpilot.journal.prepared import Prepared
+from drpilot.journal.tables import EventRow, metadata
 
-__all__ = ["Event", "append", "replay", "verify"]
+__all__ = ["Event", "append", "replay", "verify", "write"]
+
+
+_EVENT = metadata.tables["event"]
+_HEAD = Prepared(
+    select_columns(_EVENT.c.sequence, _EVENT.c.hash)
+    .where(_EVENT.c.chain == bindparam("of_chain"))
+    .order_by(_EVENT.c.sequence.desc())
+    .limit(1)
+)
+_COLUMNS = ("chain", "sequence", "group", "kind", "at", "actor", "body", "hash")
+_ADD = Prepared(insert(_EVENT).values({name: bindparam(name) for name in _COLUMNS}))
+_PENDING = "drpilot events"  # where a transaction keeps the events it will be committed with
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,25 +51,27 @@ class Event:
 def append(  # noqa: PLR0913 - the columns of one row
     session: Session, *, chain: str, group: str, kind: str, at: datetime, actor: str, body: dict[str, Any]
 ) -> None:
-    """Add one event to `chain` inside the caller's transaction."""
-    last = session.exec(
-        select(EventRow).where(EventRow.chain == chain).order_by(col(EventRow.sequence).desc()).limit(1)
-    ).first()
-    sequence = 1 if last is None else last.sequence + 1
-    previous = chain if last is None else last.hash
-    text = canonical(body)
-    row = EventRow(
-        chain=chain,
-        sequence=sequence,
-        group=group,
-        kind=kind,
-        at=micros(at),
-        actor=actor,
-        body=text,
-        hash=chained(previous, [sequence, kind, micros(at), actor, text]),
-    )
-    session.add(row)
-    session.flush()
+    """Add one event to `chain` inside the caller's transaction; it is written when that ends (`write`)."""
+    values = {"group": group, "kind": kind, "at": micros(at), "actor": actor, "body": canonical(body)}
+    session.info.setdefault(_PENDING, []).append({"chain": chain, **values})
+
+
+def write(session: Session) -> None:
+    """Chain and write the events of a transaction that is about to be committed, in their order."""
+    pending: list[dict[str, Any]] = session.info.pop(_PENDING, [])
+    if not pending:
+        return
+    connection, heads = session.connection(), {}
+    for event in pending:
+        chain = event["chain"]
+        if chain not in heads:
+            last: Any = _HEAD.run(connection, {"of_chain": chain}).first()
+            heads[chain] = (0, chain) if last is None else (last[0], last[1])
+        sequence, previous = heads[chain]
+        content = [sequence + 1, event["kind"], event["at"], event["actor"], event["body"]]
+        event["sequence"], event["hash"] = sequence + 1, chained(previous, content)
+        heads[chain] = (sequence + 1, event["hash"])
+    _ADD.run_all(connection, pending)
 
 
 def events(

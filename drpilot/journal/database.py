@@ -26,7 +26,7 @@ from drpilot.base.log import logger
 from drpilot.base.retry import Patience, retried
 from drpilot.domain.plain import from_plain
 from drpilot.domain.run import Holder
-from drpilot.journal import postgres, sqlite
+from drpilot.journal import chain, postgres, sqlite
 from drpilot.journal.body import unpack
 from drpilot.journal.holder import SERVICE_S, is_gone
 from drpilot.journal.tables import SCHEMA
@@ -143,6 +143,7 @@ class Database:
         if self.sqlite:
             with self.refusals(), Session(self.engine, expire_on_commit=False) as session:
                 value = work(session)
+                chain.write(session)
                 session.commit()
                 return value
         batch = _Batch(new_id(self._clock, self._chance))
@@ -152,6 +153,7 @@ class Database:
             with Session(self.engine, expire_on_commit=False) as session:
                 if postgres.enter(session.connection(), batch.id, number):
                     batch.value = work(session)
+                    chain.write(session)
                     session.commit()
                 done: T = batch.value
                 return done

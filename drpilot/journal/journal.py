@@ -10,10 +10,13 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
+from sqlalchemy import BigInteger, bindparam
+from sqlalchemy import update as update_columns
 from sqlalchemy.exc import IntegrityError
-from sqlmodel import Session, case, col, func, or_, select, update
+from sqlmodel import Session, case, col, func, or_, select
 
 from drpilot.base.clock import Chance, Clock, from_micros, micros, rfc3339
 from drpilot.base.errors import DrpilotError
@@ -24,12 +27,14 @@ from drpilot.domain.plan import Approval, Plan, Proposal
 from drpilot.domain.point import RecoveryPoint
 from drpilot.domain.ports import Move, StandbyView
 from drpilot.domain.run import Change, Holder, Lease, Outcome, RunView
-from drpilot.journal import bursts, chain, halting, views
+from drpilot.journal import bursts, chain, halting, postgres, views
 from drpilot.journal.apply import Writer
 from drpilot.journal.body import pack, pack_value, stamp, unpack
 from drpilot.journal.database import Database
 from drpilot.journal.halting import Halting
 from drpilot.journal.holder import LEASE_S, is_gone
+from drpilot.journal.moves import RunKey
+from drpilot.journal.prepared import Prepared
 from drpilot.journal.tables import (
     ApprovalRow,
     AttemptRow,
@@ -38,8 +43,10 @@ from drpilot.journal.tables import (
     RequestRow,
     RunRow,
     StepRow,
+    metadata,
 )
 from drpilot.journal.transaction import reading, written
+from drpilot.journal.views import News
 
 __all__ = ["LEASE_S", "Journal", "NewRun", "Superseded"]
 
@@ -66,6 +73,21 @@ class NewRun:
 
 
 _LEASE_US = round(LEASE_S * 1_000_000)
+_RUN = metadata.tables["run"]
+
+
+def _renewal(at: Any) -> Any:
+    """The statement that keeps a lease alive `at` a moment, if it is still held; one that ended keeps none."""
+    mine = or_(_RUN.c.holder == bindparam("of_holder"), _RUN.c.live.is_(None))
+    held = update_columns(_RUN).where(
+        _RUN.c.id == bindparam("of_run"), _RUN.c.term == bindparam("of_term"), mine
+    )
+    return held.values(lease_until=case((_RUN.c.live == 1, at + _LEASE_US), else_=0))
+
+
+_GUARD = Prepared(_renewal(bindparam("at", type_=BigInteger)))
+_GUARD_ON_SERVER = Prepared(_renewal(postgres.NOW))
+_packed = lru_cache(maxsize=64)(pack_value)
 
 
 class Superseded(Exception):
@@ -236,52 +258,59 @@ class Journal(Halting):
         writer.event(
             "acquired", {"term": row.term, "holder": holder.text, "from": before.text if before else None}
         )
-        return Lease(row.id, holder, row.term)
+        return Lease(row.id, holder, row.term, row.group, row.number)
 
     def _held(self, session: Session, lease: Lease) -> bool:
         """The guard, first in each write of a run: keeps the lease alive, or finds it in other hands."""
-        until = self.database.now(session, self.clock) + _LEASE_US
-        mine = or_(col(RunRow.holder) == pack_value(lease.holder), col(RunRow.live).is_(None))
-        renewed = update(RunRow).where(col(RunRow.id) == lease.run, col(RunRow.term) == lease.term, mine)
-        done = session.connection().execute(
-            renewed.values(lease_until=case((col(RunRow.live) == 1, until), else_=0))
-        )
-        return done.rowcount == 1
+        given = {"of_run": lease.run, "of_term": lease.term, "of_holder": _packed(lease.holder)}
+        if self.database.sqlite:
+            given["at"] = micros(self.clock.now())
+        guard = _GUARD if self.database.sqlite else _GUARD_ON_SERVER
+        return guard.run(session.connection(), given).rowcount == 1
 
-    def _guarded(self, session: Session, lease: Lease) -> RunRow:
+    def _guarded(self, session: Session, lease: Lease) -> None:
         if not self._held(session, lease):
             raise self._superseded(session.get_one(RunRow, lease.run))
-        return session.get_one(RunRow, lease.run)
 
     @staticmethod
     def _superseded(row: RunRow) -> Superseded:
         by = from_plain(Holder, unpack(row.holder)).text if row.holder else "nobody"
         return Superseded(f"{row.group}/{row.number}", by)
 
-    def commit(self, lease: Lease, changes: Sequence[Change]) -> None:
-        """Write `changes` in one guarded transaction: one crash point. Raises `Superseded`."""
+    def commit(self, lease: Lease, changes: Sequence[Change]) -> News:
+        """Write `changes` in one guarded transaction: one crash point. Gives what a view of the run then lacks, the
+        steps that were changed among it. Raises `Superseded`.
+        """
         if self.before_commit is not None:
             self.before_commit(changes)
-        refused = self._commit(lease, changes)
-        if refused is not None:
-            raise refused
+        news = self._commit(lease, changes)
+        if isinstance(news, Superseded):
+            raise news
         if self.after_commit is not None:
             self.after_commit(changes)
+        return news
 
     @written
-    def _commit(self, session: Session, lease: Lease, changes: Sequence[Change]) -> Superseded | None:
+    def _commit(self, session: Session, lease: Lease, changes: Sequence[Change]) -> Superseded | News:
         """What refused the writer, if anything did: then only what it saw is kept, and none of it applied."""
         held = self._held(session, lease)
-        row = session.get_one(RunRow, lease.run)
-        writer = Writer(session, self.clock.now(), lease.holder.person, row.group, row)
+        key = self._key(session, lease)
+        writer = Writer(session, self.clock.now(), lease.holder.person, key.group, key)
         if not held:
             for change in changes:
                 if isinstance(change, Outcome):
                     writer.late(change, term=lease.term)
-            return self._superseded(row)
-        for change in changes:
-            writer.apply(change)
-        return None
+            return self._superseded(session.get_one(RunRow, lease.run))
+        writer.apply_all(changes)
+        session.flush()
+        return views.news(session.connection(), lease.run, writer.ledger.seen())
+
+    @staticmethod
+    def _key(session: Session, lease: Lease) -> RunKey:
+        if not lease.group:
+            row = session.get_one(RunRow, lease.run)
+            return RunKey(row.id, row.group, row.number, lease.term)
+        return RunKey(lease.run, lease.group, lease.number, lease.term)
 
     @written
     def renew(self, session: Session, lease: Lease) -> None:
@@ -369,6 +398,11 @@ class Journal(Halting):
         """One run by id, `GROUP/NUMBER` or group name (its live, else latest run)."""
         row = session.get(RunRow, run) or views.find_run(session, run)
         return views.run_view(session, row, self.skew(session))
+
+    @reading
+    def news(self, session: Session, run: str) -> News:
+        """What others may have changed about a run while one driver held it: a view that lacks it is `followed` up."""
+        return views.news(session.connection(), run)
 
     @reading
     def runs(

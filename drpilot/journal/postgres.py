@@ -14,14 +14,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy import BigInteger, Connection, Engine, create_engine, event, literal_column, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from drpilot.base.errors import DrpilotError
 from drpilot.base.retry import Patience
 
-__all__ = ["PATIENCE", "connect", "enter", "lock", "lost", "now", "reader", "refusal", "shown"]
+__all__ = ["NOW", "PATIENCE", "connect", "enter", "lock", "lost", "now", "reader", "refusal", "shown"]
 
 PATIENCE = Patience(attempts=500, first_s=0.1, factor=2.0, max_s=2.0, budget_s=120.0)
 """How long a run under way waits for a server that is gone: a restart or a change of its leader, not a night."""
@@ -103,6 +103,8 @@ def enter(connection: Connection, batch: str, number: int) -> bool:
 
 
 _NOW = "(extract(epoch FROM pg_catalog.clock_timestamp()) * 1000000)::bigint"
+NOW = literal_column(_NOW, BigInteger)
+"""`now` as a term of a statement."""
 
 
 def now(connection: Connection) -> int:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
+from sqlalchemy import Connection, and_, bindparam
+from sqlalchemy import select as select_columns
 from sqlmodel import Session, col, select
 
 from drpilot.base.clock import from_micros
@@ -20,7 +22,10 @@ from drpilot.domain.plan import Approval, Call, Plan, Proposal
 from drpilot.domain.point import RecoveryPoint, Replica
 from drpilot.domain.ports import StandbyView
 from drpilot.domain.run import AttemptView, Failure, Holder, Request, RunView, StepView
+from drpilot.journal import ledger
 from drpilot.journal.body import moment, unpack
+from drpilot.journal.ledger import AttemptRecord, StepRecord
+from drpilot.journal.prepared import Prepared
 from drpilot.journal.tables import (
     ApprovalRow,
     AttemptRow,
@@ -34,10 +39,10 @@ from drpilot.journal.tables import (
     ServiceRow,
     SiteRow,
     StandbyRow,
-    StepRow,
+    metadata,
 )
 
-__all__ = ["FindingView", "GroupView", "ScheduleView", "ServiceView", "SiteView"]
+__all__ = ["FindingView", "GroupView", "News", "ScheduleView", "ServiceView", "SiteView", "followed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,7 +268,7 @@ def _failure(text: str | None) -> Failure | None:
     return from_plain(Failure, unpack(text)) if text else None
 
 
-def attempt_view(row: AttemptRow) -> AttemptView:
+def attempt_view(row: AttemptRow | AttemptRecord) -> AttemptView:
     """An attempt row as a value."""
     return AttemptView(
         row.number,
@@ -281,7 +286,7 @@ def attempt_view(row: AttemptRow) -> AttemptView:
     )
 
 
-def _step(plan: Plan, row: StepRow, attempt: AttemptRow | None) -> StepView:
+def _step(plan: Plan, row: StepRecord, attempt: AttemptRecord | None) -> StepView:
     return StepView(
         planned=plan.steps[row.position],
         state=row.state,
@@ -308,14 +313,8 @@ def run_view(session: Session, row: RunRow, skew_us: int = 0) -> RunView:
     `skew_us` is by how much the reader's clock is ahead of the one that leases are measured by.
     """
     plan = _plan(row.plan)
-    attempts: dict[str, AttemptRow] = {}
-    for attempt in session.exec(
-        select(AttemptRow).where(AttemptRow.run == row.id).order_by(col(AttemptRow.number))
-    ):
-        attempts[attempt.path] = attempt
     steps = {
-        step.path: _step(plan, step, attempts.get(step.path))
-        for step in session.exec(select(StepRow).where(StepRow.run == row.id).order_by(col(StepRow.position)))
+        step.path: _step(plan, step, attempt) for step, attempt in ledger.read(session.connection(), row.id)
     }
     approvals = session.exec(
         select(ApprovalRow).where(ApprovalRow.run == row.id).order_by(col(ApprovalRow.id))
@@ -350,12 +349,73 @@ def run_view(session: Session, row: RunRow, skew_us: int = 0) -> RunView:
             for r in requests
         ),
         group_state=group.state,
-        fences={site: entry["state"] for site, entry in unpack(group.fences).items()},
+        epoch=group.epoch,
+        fences=_fences(group.fences),
         started_at=moment(row.started_at),
         ended_at=moment(row.ended_at),
         expires_at=moment(row.expires_at),
         facts=unpack(row.facts),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """What a view of a run may lack: what people and other runs wrote beside its driver, and the steps of a commit."""
+
+    state: str
+    term: int
+    group_state: str
+    epoch: int
+    fences: Mapping[str, str]
+    requests: tuple[Request, ...] = ()
+    steps: tuple[tuple[StepRecord, AttemptRecord | None], ...] = ()
+
+
+_RUN, _GROUP, _REQUEST = metadata.tables["run"], metadata.tables["group"], metadata.tables["request"]
+_UNREAD = _RUN.outerjoin(_REQUEST, and_(_REQUEST.c.run == _RUN.c.id, _REQUEST.c.settled_at.is_(None))).join(
+    _GROUP, _GROUP.c.name == _RUN.c.group
+)
+_NEWS = Prepared(
+    select_columns(_RUN.c.state, _RUN.c.term, _GROUP.c.state, _GROUP.c.epoch, _GROUP.c.fences)
+    .add_columns(*(_REQUEST.c[name] for name in ("id", "run", "kind", "by", "at", "step", "comment", "data")))
+    .select_from(_UNREAD)
+    .where(_RUN.c.id == bindparam("of_run"))
+    .order_by(_REQUEST.c.at, _REQUEST.c.id)
+)
+
+
+def news(
+    connection: Connection, run: str, steps: tuple[tuple[StepRecord, AttemptRecord | None], ...] = ()
+) -> News:
+    """One small statement, whatever the run's length; `steps` are what the caller's own transaction wrote."""
+    rows: Sequence[Any] = _NEWS.run(connection, {"of_run": run}).all()
+    state, term, group_state, epoch, fences = rows[0][:5]
+    requests = tuple(
+        Request(r[5], r[6], r[7], r[8], from_micros(r[9]), r[10], r[11], unpack(r[12]))
+        for r in rows
+        if r[5] is not None
+    )
+    return News(state, term, group_state, epoch, _fences(fences), requests, steps)
+
+
+def followed(view: RunView, news: News) -> RunView:
+    """The view with the news in it. What the run itself is (state, result, times, approvals) stays as it was read."""
+    steps = view.steps
+    if news.steps:
+        changed = {step.path: _step(view.plan, step, attempt) for step, attempt in news.steps}
+        steps = {**steps, **changed}
+    return replace(
+        view,
+        steps=steps,
+        group_state=news.group_state,
+        epoch=news.epoch,
+        fences=news.fences,
+        requests=news.requests,
+    )
+
+
+def _fences(text: str) -> dict[str, str]:
+    return {site: entry["state"] for site, entry in unpack(text).items()}
 
 
 def find_run(session: Session, text: str) -> RunRow:

@@ -185,21 +185,20 @@ def forget_intents(house: House, kill: list[Any] | None) -> None:
     """Act first, then commit the intent, unless gone by then (`kill: intent`): the test of the test."""
     commit = house.journal.commit
 
-    def late(lease: Any, changes: Sequence[Change]) -> None:
+    def late(lease: Any, changes: Sequence[Change]) -> Any:
         creating = [
             change
             for change in changes
             if isinstance(change, Intent) and house.catalogue[change.action].effect.value == "create"
         ]
         if not creating:
-            commit(lease, changes)
-            return
+            return commit(lease, changes)
         for change in creating:
             with contextlib.suppress(CloudError):  # a lost reply, and nobody knows what it was the reply to
                 call_now(house, lease, change)
         if kill == ["intent"]:
             die()
-        commit(lease, changes)
+        return commit(lease, changes)
 
     house.journal.commit = late  # type: ignore[method-assign]
 

@@ -1,0 +1,126 @@
+"""One process that runs N trivial durable steps, by drpilot's engine or by DBOS, and tells what they took.
+
+    python -m tests.bench.steps drpilot|dbos seq|par COUNT URL
+
+Started anew for each measurement, so that neither side meets the caches, threads or databases of the other. Only the
+steps are measured: imports, tables and the making of the run lie before, on both sides.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Callable
+from time import monotonic, process_time
+from typing import Any
+
+WIDE = 16  # attempts under way at once
+
+
+def told(steps: int, began: tuple[float, float], found: int) -> None:
+    """Print the measurement; `found` is how many steps the database says were recorded."""
+    wall_s, cpu_s = monotonic() - began[0], process_time() - began[1]
+    assert found == steps, f"{found} of {steps} steps were recorded"
+    print(json.dumps({"wall_s": wall_s, "cpu_s": cpu_s}))
+
+
+def with_drpilot(count: int, url: str, *, wide: bool) -> None:
+    """A run of `count` looks that find what they want at once: the real engine, journal and threads."""
+    from drpilot.base.clock import Chance, RealClock
+    from drpilot.engine.context import World
+    from drpilot.engine.drive import Driver
+    from drpilot.journal.database import Database
+    from drpilot.journal.holder import present_holder
+    from drpilot.journal.journal import Journal, NewRun
+    from tests.engine.world import GROUP, Shelf, catalogue, plan, step
+
+    def nowhere(name: str = "") -> Any:
+        raise AssertionError(f"there is no site {name}")
+
+    clock = RealClock()
+    journal = Journal(Database(url), clock, Chance(1))
+    journal.protect(GROUP, "", "bench")
+    steps = [
+        step(f"s{n}", "check.source", needs=() if wide or n == 0 else (f"s{n - 1}",), given={"at_least": n})
+        for n in range(count)
+    ]
+    run = journal.create(NewRun(journal.new_id(), plan(*steps, parallel=WIDE), "bench"))
+    driver = Driver(journal, catalogue(Shelf()), World(nowhere, nowhere), clock, parallel=WIDE)
+    began = monotonic(), process_time()
+    view = driver.drive(run.id, present_holder("bench")).view
+    assert view.result == "succeeded", view.result
+    told(count, began, sum(attempt.state == "ok" for _, attempt in journal.attempts(run.id)))
+    journal.database.close()
+
+
+def with_dbos(count: int, url: str, *, wide: bool) -> None:
+    """The same steps in one workflow of DBOS: one after the other, or as async steps, at most `WIDE` at once."""
+    from dbos import DBOS, DBOSConfig
+
+    config: DBOSConfig = {
+        "name": "bench",
+        "system_database_url": url,
+        "application_version": "1",
+        "executor_id": "1",
+        "run_admin_server": False,
+        "log_level": "ERROR",
+        "sys_db_pool_size": 20,
+    }
+    DBOS(config=config)
+
+    @DBOS.step()
+    def one(n: int) -> dict[str, Any]:
+        return {"count": n, "alive": True}
+
+    @DBOS.step()
+    async def one_of_many(n: int) -> dict[str, Any]:
+        return {"count": n, "alive": True}
+
+    @DBOS.workflow()
+    def in_a_row() -> int:
+        return sum(1 for n in range(count) if one(n)["alive"])
+
+    @DBOS.workflow()
+    async def side_by_side() -> int:
+        places = asyncio.Semaphore(WIDE)
+
+        async def placed(n: int) -> bool:
+            async with places:
+                return bool((await one_of_many(n))["alive"])
+
+        return sum(await asyncio.gather(*(placed(n) for n in range(count))))
+
+    @DBOS.workflow()
+    def warm() -> int:
+        return 1
+
+    DBOS.launch()
+    assert warm() == 1
+
+    async def beside() -> tuple[str, tuple[float, float]]:
+        began = monotonic(), process_time()
+        handle = await DBOS.start_workflow_async(side_by_side)
+        assert await handle.get_result(polling_interval_sec=0.01) == count
+        return handle.workflow_id, began
+
+    if wide:
+        workflow, began = asyncio.run(beside())
+    else:
+        began = monotonic(), process_time()
+        handle = DBOS.start_workflow(in_a_row)
+        assert handle.get_result(polling_interval_sec=0.01) == count
+        workflow = handle.workflow_id
+    taken = (monotonic() - began[0], process_time() - began[1])
+    found = sum(
+        step["function_name"].endswith(("one", "one_of_many")) for step in DBOS.list_workflow_steps(workflow)
+    )
+    told(count, (monotonic() - taken[0], process_time() - taken[1]), found)
+    DBOS.destroy()
+
+
+SIDES: dict[str, Callable[..., None]] = {"drpilot": with_drpilot, "dbos": with_dbos}
+
+if __name__ == "__main__":
+    side, how, number, where = sys.argv[1:5]
+    SIDES[side](int(number), where, wide=how == "par")
