@@ -117,9 +117,10 @@ class Server:
 
 
 class Fresh(Server):
-    """A server of our own, which can be stopped."""
+    """A server of our own, which can be stopped. A `durable` one waits for the disk as an installed one does."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, durable: bool = False) -> None:
+        self._settings = _SETTINGS[2:] if durable else _SETTINGS
         self.folder = Path(tempfile.mkdtemp(prefix="drpilot-pg-"))
         self.folder.chmod(0o755)
         self._user: dict[str, Any] = {}
@@ -158,7 +159,7 @@ class Fresh(Server):
 
     def start(self) -> None:
         """Start, and wait until it answers."""
-        settings = [part for setting in _SETTINGS for part in ("-c", setting)]
+        settings = [part for setting in self._settings for part in ("-c", setting)]
         where = ["-D", str(self._data), "-k", str(self.folder), "-c", "listen_addresses=", "-p", str(_PORT)]
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
@@ -203,9 +204,9 @@ def existing() -> Server | None:
 
 
 @contextlib.contextmanager
-def fresh() -> Iterator[Fresh]:
+def fresh(*, durable: bool = False) -> Iterator[Fresh]:
     """A server of our own, for as long as the context lasts."""
-    server = Fresh()
+    server = Fresh(durable=durable)
     try:
         yield server
     finally:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import resource
 import sys
 from collections.abc import Callable
 from time import monotonic, process_time
@@ -22,7 +23,8 @@ def told(steps: int, began: tuple[float, float], found: int) -> None:
     """Print the measurement; `found` is how many steps the database says were recorded."""
     wall_s, cpu_s = monotonic() - began[0], process_time() - began[1]
     assert found == steps, f"{found} of {steps} steps were recorded"
-    print(json.dumps({"wall_s": wall_s, "cpu_s": cpu_s}))
+    rss_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(json.dumps({"wall_s": wall_s, "cpu_s": cpu_s, "rss_bytes": rss_bytes}))
 
 
 def with_drpilot(count: int, url: str, *, wide: bool) -> None:
