@@ -57,16 +57,20 @@ class Agenda:
         """The paths of `seen` in the order of the plan; `steps` may be changed meanwhile, and what that wakes follows
         (and is added to `seen`).
         """
-        heap = [(self.position[path], path) for path in seen]
-        heapq.heapify(heap)
-        while heap:
-            _, path = heapq.heappop(heap)
+        position = self.position
+        known = sorted(seen, key=position.__getitem__, reverse=True)
+        fresh: list[tuple[int, str]] = []  # a heap: what is woken lies behind what woke it
+        while known or fresh:
+            if fresh and (not known or fresh[0][0] < position[known[-1]]):
+                path = heapq.heappop(fresh)[1]
+            else:
+                path = known.pop()
             yield path
-            if steps[path].state not in OPEN:
+            if path in self.dependents and steps[path].state not in OPEN:
                 for other in self.woken(path, steps):
                     if other not in seen:
                         seen.add(other)
-                        heapq.heappush(heap, (self.position[other], other))
+                        heapq.heappush(fresh, (position[other], other))
 
     @staticmethod
     def _stays(step: StepView, steps: Mapping[str, StepView]) -> bool:

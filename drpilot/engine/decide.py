@@ -127,6 +127,8 @@ def _crowd(draft: Draft, room: Room) -> None:
 def _advance(draft: Draft, room: Room) -> None:
     places = Places(draft.view.plan, draft.steps, room, draft.awake)
     for step in draft.alive():
+        if step.state == "ready" and step.wake_at is None and step.planned.gate is None and places.full:
+            continue  # most of a wide plan, most of the time
         if draft.state == "cleaning" and not step.planned.always:
             if step.state == "unknown":
                 _look(draft, step.path, room)
@@ -137,21 +139,26 @@ def _advance(draft: Draft, room: Room) -> None:
             _wait(draft, step.path, room)
         elif draft.steps[step.path].state == "unknown":
             _look(draft, step.path, room)
-        wake_at = draft.steps[step.path].wake_at
-        if draft.steps[step.path].state == "ready" and wake_at is not None and wake_at > draft.now:
-            draft.wake(wake_at)
-        elif draft.steps[step.path].state == "ready" and draft.state in ("running", "waiting", "cleaning"):
-            if step.planned.gate is not None:
-                gates.reach(draft, step.path)
-            elif places.fit(step.planned) and not places.queue(draft.steps[step.path]):
-                _begin(draft, step.path, places)
+        if draft.steps[step.path].state == "ready":
+            _ready(draft, step.path, places)
         if draft.steps[step.path].state == "failed":
             _failed(draft, step.path)
 
 
+def _ready(draft: Draft, path: str, places: Places) -> None:
+    step = draft.steps[path]
+    if step.wake_at is not None and step.wake_at > draft.now:
+        draft.wake(step.wake_at)
+    elif draft.state in ("running", "waiting", "cleaning"):
+        if step.planned.gate is not None:
+            gates.reach(draft, path)
+        elif places.fit(step.planned) and not places.queue(step):
+            _begin(draft, path, places)
+
+
 def _watch(draft: Draft, room: Room) -> None:
     """Nothing new starts, but what was started is followed to its end."""
-    for step in draft.alive():
+    for step in draft.in_states("waiting", "unknown"):
         if step.state == "waiting" and step.planned.gate is None:
             if step.attempt is not None and step.attempt.state == "failed":
                 continue
@@ -247,8 +254,8 @@ def _look(draft: Draft, path: str, room: Room) -> None:
 
 def _fail_late(draft: Draft, room: Room) -> None:
     """A step that waits longer than its timeout fails; one still in a thread is bounded by its calls' timeouts."""
-    for step in draft.alive():
-        if step.state not in ("waiting", "unknown") or step.planned.gate or step.path in room.busy:
+    for step in draft.in_states("waiting", "unknown"):
+        if step.planned.gate or step.path in room.busy:
             continue
         if step.started_at is None or step.attempt is None or step.attempt.state == "failed":
             continue
@@ -335,7 +342,8 @@ def _finish_cancel(draft: Draft, room: Room) -> None:
 
 def _end(draft: Draft) -> None:
     if draft.state == "running" and any(
-        (step.state in OPEN or step.state == "failed") and not step.planned.always for step in draft.alive()
+        (step.state in OPEN or step.state == "failed") and not step.planned.always
+        for step in map(draft.steps.__getitem__, draft.awake)
     ):
         return
     steps = list(draft.in_order())

@@ -98,6 +98,11 @@ class Draft:
         for path in self.agenda.visit(self.steps, self.awake):
             yield self.steps[path]
 
+    def in_states(self, *states: str) -> list[StepView]:
+        """Of the steps that may move those in some states, in plan order."""
+        found = [path for path in self.awake if self.steps[path].state in states]
+        return [self.steps[path] for path in sorted(found, key=self.agenda.position.__getitem__)]
+
     @property
     def over(self) -> bool:
         """Whether the run has finished."""

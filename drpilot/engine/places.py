@@ -42,6 +42,11 @@ class Places:
         self._held = Counter(step.planned.slot for step in moving if _holds(step))
         self._refused = {step.planned.slot for step in moving if _is_refused(step)}
 
+    @property
+    def full(self) -> bool:
+        """Whether no attempt of any step may be in a thread any more."""
+        return self._free <= 0
+
     def fit(self, step: PlannedStep) -> bool:
         """Whether one more attempt of `step` may be in a thread."""
         return self._free > 0 and all(self._at[site] < self._plan.per_site for site in step.sites)

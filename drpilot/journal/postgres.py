@@ -92,11 +92,7 @@ def enter(connection: Connection, batch: str, number: int) -> bool:
     The answer is final: a COMMIT whose reply was lost still holds the lock until it has ended one way or the other.
     `number` counts the writes of this process.
     """
-    lock(connection)
-    fresh = connection.execute(
-        text(f"INSERT INTO batch (id, at) VALUES (:id, {_NOW}) ON CONFLICT DO NOTHING RETURNING at"),  # noqa: S608 - no input
-        {"id": batch},
-    ).first()
+    fresh = connection.exec_driver_sql(_ENTER, {"key": _LOCK, "id": batch}).first()
     if fresh is not None and number % _SWEEP == 0:
         connection.execute(text("DELETE FROM batch WHERE at < :old"), {"old": fresh[0] - _KEPT_US})
     return fresh is not None
@@ -105,6 +101,13 @@ def enter(connection: Connection, batch: str, number: int) -> bool:
 _NOW = "(extract(epoch FROM pg_catalog.clock_timestamp()) * 1000000)::bigint"
 NOW = literal_column(_NOW, BigInteger)
 """`now` as a term of a statement."""
+
+# One statement, hence one way to the server: the lock is taken first, and whether the id is there is asked of the index
+# behind it, which knows what was committed meanwhile (PostgreSQL manual, INSERT, "ON CONFLICT", READ COMMITTED).
+_ENTER = (
+    f"INSERT INTO batch (id, at) SELECT %(id)s, {_NOW} FROM (SELECT pg_advisory_xact_lock(%(key)s)) AS locked"  # noqa: S608 - no input
+    " ON CONFLICT DO NOTHING RETURNING at"
+)
 
 
 def now(connection: Connection) -> int:
