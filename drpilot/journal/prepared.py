@@ -30,7 +30,9 @@ class Prepared:
 
     def run_all(self, connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
         """Carry it out once a row, in their order; nothing for no row."""
-        if rows:
+        if len(rows) == 1:
+            self.run(connection, rows[0])  # a server's driver makes more ways for a batch than for one
+        elif rows:
             text, order = self._texts.get(connection.dialect.name) or self._compiled(connection)
             connection.exec_driver_sql(text, [order(row) for row in rows] if order else [*map(dict, rows)])
 

@@ -1,6 +1,7 @@
 """One process that runs N trivial durable steps, by drpilot's engine or by DBOS, and tells what they took.
 
     python -m tests.bench.steps drpilot|dbos seq|par COUNT URL
+    python -m tests.bench.steps killed|resumed AT COUNT URL
 
 Started anew for each measurement, so that neither side meets the caches, threads or databases of the other. Only the
 steps are measured: imports, tables and the making of the run lie before, on both sides.
@@ -10,7 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import resource
+import signal
 import sys
 from collections.abc import Callable
 from time import monotonic, process_time
@@ -27,32 +30,85 @@ def told(steps: int, began: tuple[float, float], found: int) -> None:
     print(json.dumps({"wall_s": wall_s, "cpu_s": cpu_s, "rss_bytes": rss_bytes}))
 
 
-def with_drpilot(count: int, url: str, *, wide: bool) -> None:
-    """A run of `count` looks that find what they want at once: the real engine, journal and threads."""
+def house(url: str, begun: Callable[[int], None] = lambda number: None) -> tuple[Any, Any]:
+    """A journal and a driver over the real engine; `begun` is told the number of each step when it starts."""
     from drpilot.base.clock import Chance, RealClock
     from drpilot.engine.context import World
     from drpilot.engine.drive import Driver
     from drpilot.journal.database import Database
-    from drpilot.journal.holder import present_holder
-    from drpilot.journal.journal import Journal, NewRun
-    from tests.engine.world import GROUP, Shelf, catalogue, plan, step
+    from drpilot.journal.journal import Journal
+    from tests.engine.world import LookAt, Shelf, catalogue
+
+    class Told(LookAt):
+        """A look that tells when it starts."""
+
+        def start(self, ctx: Any, given: Any) -> Any:
+            begun(given.at_least)
+            return super().start(ctx, given)
 
     def nowhere(name: str = "") -> Any:
         raise AssertionError(f"there is no site {name}")
 
-    clock = RealClock()
+    clock, shelf = RealClock(), Shelf()
     journal = Journal(Database(url), clock, Chance(1))
+    actions = {**catalogue(shelf), "check.source": Told(shelf)}
+    return journal, Driver(journal, actions, World(nowhere, nowhere), clock, parallel=WIDE)
+
+
+def made(journal: Any, count: int, *, wide: bool) -> str:
+    """A run of `count` looks that find what they want at once."""
+    from drpilot.journal.journal import NewRun
+    from tests.engine.world import GROUP, plan, step
+
     journal.protect(GROUP, "", "bench")
     steps = [
         step(f"s{n}", "check.source", needs=() if wide or n == 0 else (f"s{n - 1}",), given={"at_least": n})
         for n in range(count)
     ]
-    run = journal.create(NewRun(journal.new_id(), plan(*steps, parallel=WIDE), "bench"))
-    driver = Driver(journal, catalogue(Shelf()), World(nowhere, nowhere), clock, parallel=WIDE)
+    run: str = journal.create(NewRun(journal.new_id(), plan(*steps, parallel=WIDE), "bench")).id
+    return run
+
+
+def with_drpilot(count: int, url: str, *, wide: bool) -> None:
+    """A run on the real engine, journal and threads."""
+    from drpilot.journal.holder import present_holder
+
+    journal, driver = house(url)
+    run = made(journal, count, wide=wide)
     began = monotonic(), process_time()
-    view = driver.drive(run.id, present_holder("bench")).view
+    view = driver.drive(run, present_holder("bench")).view
     assert view.result == "succeeded", view.result
-    told(count, began, sum(attempt.state == "ok" for _, attempt in journal.attempts(run.id)))
+    told(count, began, sum(attempt.state == "ok" for _, attempt in journal.attempts(run)))
+    journal.database.close()
+
+
+def killed(at: int, count: int, url: str) -> None:
+    """Drive a run in a row, and die by SIGKILL when step `at` starts."""
+    from drpilot.journal.holder import present_holder
+
+    def die(number: int) -> None:
+        if number == at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    journal, driver = house(url, die)
+    driver.drive(made(journal, count, wide=False), present_holder("bench"))
+
+
+def resumed(at: int, count: int, url: str) -> None:
+    """Take such a run over in a new process, and tell when the step behind the one it died in started."""
+    from drpilot.journal.holder import present_holder
+
+    began = monotonic(), process_time()
+
+    def tell(number: int) -> None:
+        assert number >= at, f"step {number} had ended, and was done again"
+        if number == at + 1:
+            told(1, began, 1)
+
+    journal, driver = house(url, tell)
+    view = driver.drive(journal.view("shop").id, present_holder("bench")).view
+    assert view.result == "succeeded", view.result
+    assert len(view.steps) == count
     journal.database.close()
 
 
@@ -125,4 +181,7 @@ SIDES: dict[str, Callable[..., None]] = {"drpilot": with_drpilot, "dbos": with_d
 
 if __name__ == "__main__":
     side, how, number, where = sys.argv[1:5]
-    SIDES[side](int(number), where, wide=how == "par")
+    if side in SIDES:
+        SIDES[side](int(number), where, wide=how == "par")
+    else:
+        {"killed": killed, "resumed": resumed}[side](int(how), int(number), where)

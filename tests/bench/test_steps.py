@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -40,19 +41,24 @@ def server() -> Iterator[Server]:
         yield made
 
 
+def process(*words: str, ends: int = 0) -> Cost:
+    """A process of its own (tests/bench/steps.py), and what it told of itself."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}
+    command = [sys.executable, "-m", "tests.bench.steps", *words]
+    ended = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900, check=False
+    )
+    assert ended.returncode == ends, ended.stderr[-2000:]
+    took = json.loads(ended.stdout.splitlines()[-1]) if ended.stdout else {}
+    return Cost(took.get("wall_s", 0.0), took.get("cpu_s", 0.0), took.get("rss_bytes", 0))
+
+
 def measured(side: str, how: str, where: Callable[[], str], folder: Path) -> Callable[[], Cost]:
     """One contender: a process of its own on a fresh database, which tells what its steps took."""
 
     def run() -> Cost:
         url = where()
-        command = [sys.executable, "-m", "tests.bench.steps", side, how, str(STEPS), url]
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}
-        ended = subprocess.run(
-            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False
-        )
-        assert ended.returncode == 0, ended.stderr[-2000:]
-        took = json.loads(ended.stdout.splitlines()[-1])
-        return Cost(took["wall_s"], took["cpu_s"], took["rss_bytes"])
+        return process(side, how, str(STEPS), url)
 
     return run
 
@@ -94,3 +100,37 @@ def test_durable_steps_beside_dbos(
     )
     report(f"{STEPS} durable steps on {kind}, {how}", costs, [said])
     record_property("said", said)
+
+
+def test_a_run_of_2000_steps_goes_on_after_a_kill(
+    tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    """Killed in step 1,000, taken over by a new process: from its journal's opening to the start of the next step."""
+    times = []
+    for number in range(3):
+        url = f"sqlite:///{tmp_path}/{number}.db"
+        process("killed", "1000", "2000", url, ends=-signal.SIGKILL)
+        times.append(process("resumed", "1000", "2000", url))
+    wall, cpu = (sorted(1e3 * getattr(each, what) for each in times) for what in ("wall_s", "cpu_s"))
+    text = ", ".join(
+        f"{words} {low:.0f} / {middle:.0f} / {high:.0f} ms"
+        for words, (low, middle, high) in (("wall", wall), ("CPU", cpu))
+    )
+    said = f"a run of 2,000 steps, killed in the middle: its next step starts after {text} (imports included)"
+    print(f"\n{said}")
+    record_property("said", said)
+
+
+def test_a_run_of_10000_steps_needs_little_memory(
+    tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    """The peak of the process that makes and drives it (ru_maxrss of getrusage), 16 steps at once."""
+    cost = process("drpilot", "par", "10000", f"sqlite:///{tmp_path}/journal.db")
+    bytes_ = (tmp_path / "journal.db").stat().st_size
+    said = (
+        f"a run of 10,000 steps: {cost.rss_bytes / 1e6:.0f} MB at its peak, {cost.cpu_s:.1f} s of CPU, "
+        f"{bytes_ / 10_000:.0f} bytes of journal a step"
+    )
+    print(f"\n{said}")
+    record_property("said", said)
+    assert cost.rss_bytes < 300e6
