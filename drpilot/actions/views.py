@@ -31,6 +31,7 @@ __all__ = [
     "ALIVE",
     "DEAD",
     "GONE_VOLUME",
+    "Bounded",
     "Nothing",
     "Seen",
     "describe",
@@ -46,6 +47,7 @@ __all__ = [
     "tag_list",
     "tagged",
     "tags_of",
+    "too_late",
     "unsure",
     "visible",
     "volumes",
@@ -204,10 +206,10 @@ def not_found(error: CloudError) -> bool:
     return error.kind is FailureClass.NOT_FOUND
 
 
-class _Bounded:
-    """A site that takes no further call once its time is over."""
+class Bounded:
+    """A site that takes no further call once its time is over, as `over` says."""
 
-    def __init__(self, site: Site, over: Event) -> None:
+    def __init__(self, site: Site, over: Callable[[], bool]) -> None:
         self._site, self._over = site, over
         self.name, self.region, self.account = site.name, site.region, site.account
 
@@ -230,7 +232,8 @@ class _Bounded:
 
     def guarded(self, permit: Callable[[], None]) -> Site:
         """The site's own, with the same bound."""
-        return _Bounded(self._site.guarded(permit), self._over)
+        bounded: Site = Bounded(self._site.guarded(permit), self._over)
+        return bounded
 
     def presigned(self, operation: str, params: Json, expires_s: int) -> str:
         """The site's URL; CloudError (cancelled) after the bound."""
@@ -239,7 +242,7 @@ class _Bounded:
         return self._site.presigned(operation, params, expires_s)
 
     def _refuse(self, service: str, operation: str) -> None:
-        if self._over.is_set():
+        if self._over():
             text = "given up: nobody waits for this any more"
             raise CloudError(
                 FailureClass.CANCELLED,
@@ -255,16 +258,29 @@ def within(seconds: float, site: Site, act: Callable[[Site], T]) -> T:
     """The result of `act(site)` if it comes within `seconds`; else CloudError of class `timeout`, outcome
     unknown.
 
-    A site that takes calls and never answers must not hold a step that is allowed to go on without it. What
-    was given up goes on in a daemon thread until its present call returns, and its result is dropped; the site
-    it was handed refuses every further call, so that it changes nothing behind the back of later steps.
+    A site that takes calls and never answers must not hold a step that is allowed to go on without it. The site that
+    `act` is handed refuses every further call once the time is over, so that it changes nothing behind the back of
+    later steps. A site whose time is not the machine's says by itself how acts on it are bounded.
     """
+    bound = getattr(site, "bound", None) or _by_thread
+    result: T = bound(seconds, site, act)
+    return result
+
+
+def too_late(seconds: float, site: Site) -> CloudError:
+    """What became of `act` is unknown: its time was over first."""
+    text = f"no answer within {seconds:g} s"
+    return CloudError(FailureClass.TIMEOUT, "Bounded", text, happened="unknown", site=site.name)
+
+
+def _by_thread(seconds: float, site: Site, act: Callable[[Site], T]) -> T:
+    """What was given up goes on in a daemon thread until its present call returns, and its result is dropped."""
     box: Queue[tuple[T | None, BaseException | None]] = Queue()
     over = Event()
 
     def run() -> None:
         try:
-            box.put((act(_Bounded(site, over)), None))
+            box.put((act(Bounded(site, over.is_set)), None))
         except BaseException as error:  # noqa: BLE001 - handed over to the caller, whatever it is
             box.put((None, error))
 
@@ -273,8 +289,7 @@ def within(seconds: float, site: Site, act: Callable[[Site], T]) -> T:
         result, error = box.get(timeout=seconds)
     except Empty:
         over.set()
-        text = f"no answer within {seconds:g} s"
-        raise CloudError(FailureClass.TIMEOUT, "Bounded", text, happened="unknown", site=site.name) from None
+        raise too_late(seconds, site) from None
     if error is not None:
         raise error
     return result  # type: ignore[return-value]  # either an error or a result was put
