@@ -9,6 +9,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 import botocore.auth
 
 from drpilot.actions.catalogue import CATALOGUE
+from drpilot.actions.views import Bounded, too_late
 from drpilot.base.clock import Chance
 from drpilot.base.errors import DrpilotError
 from drpilot.base.retry import Patience
@@ -39,9 +41,11 @@ from drpilot.services.house import House, Look
 from drpilot.services.protect import protect
 from drpilot.wiring import slots_of
 from tests.actions.doors import Door
+from tests.simulation import straight
 from tests.simulation.clock import SiteClock, VirtualClock
 from tests.simulation.hands import Inline
 from tests.simulation.network import Network
+from tests.simulation.straight import Straight
 
 __all__ = ["BUCKET", "GROUP", "SITES", "Ground", "Life", "Watch", "made"]
 
@@ -86,10 +90,19 @@ class Watch:
 
 
 class WatchedDatabase(Database):
-    """The journal's database; each transaction is told of."""
+    """The journal's database; each transaction is told of.
+
+    Lives share its engine, so that connections are opened and statements compiled once: neither is drpilot's memory.
+    """
 
     watch: Watch
     writes: list[int]
+
+    def of(self, watch: Watch) -> WatchedDatabase:
+        """The same database as another life has it."""
+        found = copy(self)
+        found.watch = watch
+        return found
 
     def write(self, work: Callable[[Any], Any]) -> Any:
         self.watch.writing()
@@ -100,17 +113,53 @@ class WatchedDatabase(Database):
 
 
 class Remembering(Journal):
-    """The journal; a run is read again only after something was written, by whichever process."""
+    """The journal; the same is read again only after something was written, by whichever process."""
 
-    writes: list[int]
-    _seen: tuple[int, dict[str, Any]] = (-1, {})
+    database: WatchedDatabase
+    read_at: int = -1
+    known: dict[Any, Any]
 
-    def view(self, run: str) -> Any:
-        if self._seen[0] != self.writes[0]:
-            self._seen = (self.writes[0], {})
-        if run not in self._seen[1]:
-            self._seen[1][run] = super().view(run)
-        return self._seen[1][run]
+    def _again(self, name: str, given: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        if self.read_at != self.database.writes[0]:
+            self.read_at, self.known = self.database.writes[0], {}
+        key = (name, given, *named.items())
+        if key not in self.known:
+            self.known[key] = getattr(super(), name)(*given, **named)
+        return self.known[key]
+
+
+def _remembered(name: str) -> Any:
+    def read(self: Remembering, /, *given: Any, **named: Any) -> Any:
+        return self._again(name, given, named)
+
+    return read
+
+
+for _name in ("view", "runs", "group", "groups", "points", "_exact", "standbys", "unread"):
+    setattr(Remembering, _name, _remembered(_name))  # what they give depends on nothing but rows
+
+
+class VirtualSite(BotoSite):
+    """A site whose acts are bounded in virtual time. Threads and the machine's time have no place in a story: under
+    load an act would be given up that is not given up when the seed is replayed.
+    """
+
+    def bound(self, seconds: float, site: Any, act: Callable[[Any], Any]) -> Any:
+        """As `within` has it: what comes too late is dropped, and nothing more is asked."""
+        end_s = self._ways.clock.monotonic() + seconds
+
+        def over() -> bool:
+            return self._ways.clock.monotonic() > end_s
+
+        try:
+            result = act(Bounded(site, over))
+        except Exception:
+            if over():
+                raise too_late(seconds, site) from None
+            raise
+        if over():
+            raise too_late(seconds, site)
+        return result
 
 
 @dataclass
@@ -124,10 +173,6 @@ class Life:
     @property
     def journal(self) -> Journal:
         return self.house.journal
-
-    def end(self) -> None:
-        """The process is gone."""
-        self.database.close()
 
 
 @dataclass
@@ -145,7 +190,8 @@ class Ground:
     before: set[tuple[str, str]] = field(default_factory=set)
     lives: int = 0
     writes: list[int] = field(default_factory=lambda: [0])  # transactions of the journal, counted
-    compiled: Any = None  # statements that SQLAlchemy compiled: no memory of drpilot
+    database: WatchedDatabase | None = None
+    straight: Straight = field(default_factory=Straight)
 
     @property
     def journal_file(self) -> Path:
@@ -163,13 +209,11 @@ class Ground:
         """A fresh process of `person`, with nothing in memory but what it reads."""
         watch = watch or Watch()
         self.lives += 1
-        database = WatchedDatabase(f"sqlite:///{self.journal_file}")
-        database.watch, database.writes = watch, self.writes
-        if self.compiled is None:
-            self.compiled = database.engine._compiled_cache
-        database.engine._compiled_cache = self.compiled
+        if self.database is None:
+            self.database = WatchedDatabase(f"sqlite:///{self.journal_file}")
+            self.database.writes = self.writes
+        database = self.database.of(watch)
         journal = Remembering(database, self.time, chance)
-        journal.writes = self.writes
         journal.after_commit = watch.changed
         assert self.settings is not None
         holder = Holder(person, f"machine-{self.lives}", "boot", self.lives, str(self.lives))
@@ -213,9 +257,9 @@ class Ground:
             database,
         )
 
-    def _site(self, name: str, chance: Chance, saw: Callable[[str, str, str, str], None]) -> BotoSite:
+    def _site(self, name: str, chance: Chance, saw: Callable[[str, str, str, str], None]) -> VirtualSite:
         patience = Patience(attempts=4, budget_s=12.0)
-        return BotoSite(
+        return VirtualSite(
             self.clients[name], Ways(clock=self.time, chance=chance, patience=patience, observer=saw)
         )
 
@@ -244,6 +288,8 @@ class Ground:
         for cloud in self.clouds.values():
             cloud.save("start")
         self.elapsed_s = self.time.elapsed_s
+        assert self.database is not None
+        self.database.close()  # SQLite writes its log into the file
         shutil.copy2(self.journal_file, self.folder / "journal.start")
         self.before = {(row["site"], row["id"]) for row in self.inventory()}
 
@@ -261,6 +307,8 @@ class Ground:
             beside.power_off()
             beside.turn, beside.last_tick = 0, (-1e9, -1e9)
         self.writes[0] += 1
+        if self.database is not None:
+            self.database.close()
         for path in self.folder.glob("journal.db*"):
             path.unlink()
         shutil.copy2(self.folder / "journal.start", self.journal_file)
@@ -351,6 +399,7 @@ def _build(ground: Ground) -> str:
 
         def prepare(session: Any, cloud: Cloud = cloud) -> None:
             attach(session, cloud, read_timeout_s=READ_TIMEOUT_S)
+            straight.attach(session, cloud, ground.straight, read_timeout_s=READ_TIMEOUT_S)
 
         ground.clients[name] = Clients(settings, environment={}, prepare=prepare)
     ground.settings = configuration.parse(text, ground.folder)
@@ -368,4 +417,3 @@ def _protect(ground: Ground, text: str) -> None:
     ended = attend(life.house, run.id)
     assert (ended.state, ended.result) == ("finished", "succeeded"), ended.result
     assert life.journal.group(GROUP).state == "protected"
-    life.end()

@@ -58,8 +58,6 @@ class _Stage:
 
     def bury(self) -> None:
         """All processes are gone."""
-        for life in self.lives:
-            life.end()
         self.lives.clear()
         self.storm.alive = True
 
@@ -129,7 +127,6 @@ def _played(
     storm.look_at_witness()
     facts = invariants.Facts(ground, life.journal, storm)
     violations = [*stage.troubles, *storm.strayed, *invariants.broken(facts)]
-    life.end()
     for text in violations:
         log.add(f"!! {text}")
     virtual_s = ground.time.elapsed_s - ground.elapsed_s

@@ -59,3 +59,16 @@ def test_nothing_of_a_storys_time_and_network_stays() -> None:
     play(ground(), 0)
     assert botocore.auth.get_current_datetime is botocore.compat.get_current_datetime
     assert socket.create_connection.__module__ == "socket"
+
+
+@pytest.mark.crash
+@pytest.mark.parametrize(("seed", "story"), [(2, "failover"), (8, "drill"), (3, "copy and move")])
+def test_a_look_without_bytes_tells_the_same_story(
+    seed: int, story: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reading calls that skip botocore's serialiser, signature and parser see what the wire would have shown."""
+    straight = play(ground(), seed, story)
+    monkeypatch.setattr(ground().straight, "on", False)
+    wired = play(ground(), seed, story)
+    assert len(wired.lines) > 100
+    assert (straight.digest, straight.lines) == (wired.digest, wired.lines)
