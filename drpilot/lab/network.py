@@ -6,6 +6,7 @@ lab really listen on their private addresses.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from ipaddress import IPv4Network
 from typing import Any
 
@@ -244,10 +245,13 @@ def free_addresses(cloud: Cloud, subnet: Row) -> list[str]:
         if row["SubnetId"] == subnet["SubnetId"]
         for item in row["PrivateIpAddresses"]
     }
-    block = IPv4Network(subnet["CidrBlock"])
-    return [
-        str(block[place]) for place in range(4, block.num_addresses - 1) if str(block[place]) not in taken
-    ]
+    return [address for address in _addresses(subnet["CidrBlock"]) if address not in taken]
+
+
+@lru_cache(maxsize=64)
+def _addresses(block: str) -> tuple[str, ...]:
+    """What a subnet may give away, in order; thousands, so they are written down once."""
+    return tuple(str(address) for address in IPv4Network(block))[4:-1]
 
 
 def _shown_subnet(cloud: Cloud, row: Row) -> Row:

@@ -46,6 +46,13 @@ def table(met: Counter[tuple[str, str]]) -> str:
     return "\n".join(lines)
 
 
+def unmet(met: Counter[tuple[str, str]]) -> list[str]:
+    """The pairs that no seed had: an action with the kinds of fault that never struck in it."""
+    actions = sorted({action for _, action in met if action != "-"})
+    lacking = {action: [kind.name for kind in KINDS if not met[kind.name, action]] for action in actions}
+    return [f"never met in {action}: {', '.join(kinds)}" for action, kinds in lacking.items() if kinds]
+
+
 def _print(line: str) -> None:
     sys.stdout.write(line + "\n")
 
@@ -67,7 +74,7 @@ def _many(seeds: Iterable[int], story: str | None, workers: int) -> int:
             if count % 10 == 0:
                 sys.stderr.write(f"{count} seeds, {failed} failed, {clock.monotonic() - began_s:.0f} s\n")
             sys.stdout.flush()
-    sys.stdout.write(table(met) + "\n")
+    sys.stdout.write("\n".join([table(met), *unmet(met)]) + "\n")
     told = ", ".join(f"{number} {name}" for name, number in sorted(stories.items()))
     spent_s = clock.monotonic() - began_s
     sys.stdout.write(

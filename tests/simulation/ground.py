@@ -135,7 +135,7 @@ def _remembered(name: str) -> Any:
     return read
 
 
-for _name in ("view", "runs", "group", "groups", "points", "_exact", "standbys", "unread"):
+for _name in ("view", "news", "runs", "group", "groups", "points", "_exact", "standbys", "unread"):
     setattr(Remembering, _name, _remembered(_name))  # what they give depends on nothing but rows
 
 
