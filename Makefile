@@ -64,6 +64,10 @@ coverage: $(STAMP) ## what the last `make test` covered: domain, engine and runb
 crash: $(STAMP) ## the crash suites alone, slow ones included: kills at every commit, lost replies at every call
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m 'crash or slow' --timeout 1800 $(ARGS)
 
+.PHONY: torture
+torture: $(STAMP) ## long runs whose processes are killed and stopped at random, and the ledger of their effects
+	@$(BIN)/python -m pytest tests/crash/test_torture.py -p no:randomly -m 'not bench' --timeout 1800 $(ARGS)
+
 .PHONY: simulate
 simulate: $(STAMP) ## the whole of drpilot in virtual time under faults drawn from seeds: SEEDS=500 FROM=0
 	@$(BIN)/python -m tests.simulation --seeds $(SEEDS) --from $(FROM) --workers $(WORKERS) $(ARGS)
