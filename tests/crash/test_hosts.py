@@ -1,4 +1,4 @@
-"""Two controllers on two hosts share a journal on PostgreSQL: the driver of a failover is killed, the other goes on."""
+"""Two controllers on two hosts share a journal on PostgreSQL: the driver of a failover is killed, or its server is."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from drpilot.services.house import House
 from drpilot.services.steer import Order, order
 from drpilot.wiring import open_house
 from tests.crash.yard import Yard
-from tests.postgres import Server
+from tests.postgres import Fresh, Server
 
 pytestmark = [pytest.mark.timeout(400), pytest.mark.slow]
 ROOT = Path(__file__).resolve().parents[2]
@@ -138,26 +138,43 @@ def test_the_other_host_finishes_what_the_killed_one_drove(
     assert lost.state == "running", lost.state
     until(lambda: journal.view(run.id).term == 2, yard, LEASE_S + 5)
     until(lambda: journal.view(run.id).state == "awaiting_commit", yard, 120)
+    ended_at = clock.now()
     if waits is not None:
         waits.join(timeout=60)
-    order(house, run.id, Order("commit", data={"confirm": "shop"}))
-    assert attend(house, run.id, patient_s=30).state == "finished"
-
-    view, events = journal.view(run.id), journal.events(run=run.id)
-    assert view.result in ("succeeded", "succeeded_with_warnings")
-    chain.verify(run.id, events)
-    taken = [event for event in events if event.kind == "acquired" and event.body["term"] == 2]
-    assert taken[0].body["from"] == holder.text
-    assert holder.text not in taken[0].body["holder"]
-    # Every attempt that was in the air is on record as unknown before anything was done about it.
     in_air = {path for path, step in lost.steps.items() if step.state == "running"}
+    taken = settled(yard, house, run.id, in_air)
+    assert taken is not None
+    assert taken.body["from"] == holder.text
+    assert holder.text not in taken.body["holder"]
+    took_s, ended_s = ((micros(at) - killed_at) / 1e6 for at in (taken.at, ended_at))
+    record_property(
+        "said",
+        f"two hosts: {other} took over {took_s:.1f} s after kill -9 (lease {LEASE_S:.0f} s), and the failover was over "
+        f"{ended_s - took_s:.1f} s later",
+    )
+    house.journal.database.close()
+
+
+def settled(yard: Yard, house: House, run: str, in_air: set[str]) -> chain.Event | None:
+    """The shop has moved, nothing is there twice, and each repeat is on record; the second acquisition, if any.
+
+    `in_air` are the steps that were in the middle of an attempt when their driver was lost.
+    """
+    journal = house.journal
+    order(house, run, Order("commit", data={"confirm": "shop"}))
+    assert attend(house, run, patient_s=30).state == "finished"
+    view, events = journal.view(run), journal.events(run=run)
+    assert view.result in ("succeeded", "succeeded_with_warnings")
+    chain.verify(run, events)
+    taken = [event for event in events if event.kind == "acquired" and event.body["term"] == 2]
     unknown = {
         event.body["key"].partition(":")[2]
         for event in events
         if event.kind == "moved" and (event.body["family"], event.body["event"]) == ("step", "reply lost")
     }
+    # Every attempt that was in the air is on record as unknown before anything was done about it.
     assert in_air <= unknown, (in_air, unknown)
-    attempts = Counter(path for path, _ in journal.attempts(run.id))
+    attempts = Counter(path for path, _ in journal.attempts(run))
     assert {path for path, count in attempts.items() if count > 1} <= unknown
     tokens = {attempt.token for each in journal.runs("shop") for _, attempt in journal.attempts(each.id)}
     rows = yard.inventory()
@@ -165,8 +182,36 @@ def test_the_other_host_finishes_what_the_killed_one_drove(
     assert census.duplicates(rows) == []
     group = journal.group("shop")
     assert (group.state, group.active) == ("active_unprotected", "away")
-    took_s = (micros(taken[0].at) - killed_at) / 1e6
+    return taken[0] if taken else None
+
+
+def test_a_server_that_is_gone_for_ten_seconds_stops_no_failover(
+    yard: Yard,
+    own_server: Fresh,
+    controllers: list[subprocess.Popen[bytes]],
+    monkeypatch: pytest.MonkeyPatch,
+    record_property: Callable[[str, object], None],
+) -> None:
+    """Two services; the journal's server is stopped at once in the middle of a failover, and is back 10 s later."""
+    yard.restore("dead")
+    monkeypatch.setenv("DRPILOT_LAB_DATABASE_URL", own_server.journal())
+    carried(yard, os.environ["DRPILOT_LAB_DATABASE_URL"])
+    house = open_house(lab=True, person="oncall", home=yard.folder)
+    run, clock, journal = begun(house), RealClock(), house.journal
+    controllers += [controller(yard, "host-a", "serve"), controller(yard, "host-b", "serve")]
+    until(lambda: half_way(journal, run.id), yard, 90)
+    assert journal.view(run.id).state == "running"
+    own_server.stop()
+    clock.sleep(10)
+    own_server.start()
+    until(lambda: journal.view(run.id).state == "awaiting_commit", yard, 120)
+    assert [process.poll() for process in controllers] == [None, None]
+    taken = settled(yard, house, run.id, set())
+    attempts = Counter(path for path, _ in journal.attempts(run.id))
+    assert taken is not None or set(attempts.values()) == {1}, attempts
+    how = "the other went on" if taken is not None else "its driver went on"
+    again = sum(count - 1 for count in attempts.values())
     record_property(
-        "said", f"two hosts: {other} took over {took_s:.1f} s after kill -9 (lease {LEASE_S:.0f} s)"
+        "said", f"two hosts: server gone for 10 s in a failover: {how}, {again} steps tried again"
     )
     house.journal.database.close()
