@@ -67,6 +67,8 @@ __all__ = [
 
 
 _CALLS_KEPT = 50_000
+# What was written is read at once (S3 user guide, "Amazon S3 data consistency model"): faults of late sight pass it by.
+_STRONG = frozenset({"s3"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -315,6 +317,8 @@ class Cloud:
             raise Refusal(
                 "DryRunOperation", "Request would have succeeded, but DryRun flag is set.", status=412
             )
+        if service in _STRONG:
+            return self.invoke(service, operation, params)
         if meeting.unseen_s is not None:
             self._refuse_unseen(params, meeting.unseen_s)
         if is_reading(operation) and (meeting.stale_s is not None or meeting.unseen_s is not None):

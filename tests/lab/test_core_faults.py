@@ -191,3 +191,14 @@ def test_the_calls_are_kept_with_their_outcome(pair: Pair) -> None:
     outcomes = [(call["operation"], call["outcome"]) for call in pair.home.calls]
     assert outcomes == [("CreateVpc", "lost-reply"), ("DescribeVpcs", "InvalidVpcID.NotFound")]
     assert pair.home.calls[0]["params"]["CidrBlock"] == "10.0.0.0/16"
+
+
+def test_a_bucket_is_read_as_it_was_written(pair: Pair) -> None:
+    """S3 is strongly consistent: no fault of late sight makes an object unseen, or shows what stood there before."""
+    bucket = pair.client("s3")
+    bucket.create_bucket(Bucket="kept")
+    bucket.put_object(Bucket="kept", Key="claim", Body=b"first")
+    _break(pair, "not-found-yet=60")
+    _break(pair, "stale-read=60")
+    bucket.put_object(Bucket="kept", Key="claim", Body=b"second")
+    assert bucket.get_object(Bucket="kept", Key="claim")["Body"].read() == b"second"
