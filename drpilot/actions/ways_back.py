@@ -40,6 +40,22 @@ from drpilot.domain.ports import (
 __all__ = ["Reload", "StandBy", "Unload"]
 
 
+def _attached(ctx: Context, tier: Tier) -> dict[str, Json]:
+    """Restored volumes that are still somewhere: volume id → where."""
+    found = restored_here(ctx, tier).values()
+    return {item["VolumeId"]: item["Attachments"][0] for item in found if item.get("Attachments")}
+
+
+def taken_off(ctx: Context, tier: Tier) -> list[str]:
+    """Send every restored volume on its way off the resting standby; gives those that are still on it."""
+    on = _attached(ctx, tier)
+    for id_, place in on.items():
+        if place["State"] == "attached":
+            where = {"VolumeId": id_, "InstanceId": place["InstanceId"]}
+            ctx.site("target").call("ec2", "DetachVolume", where)
+    return sorted(on)
+
+
 class Unload(Action[TierInput, VolumesOutput]):
     """Take the volumes that this run restored off the stopped standby; they are not deleted yet."""
 
@@ -53,25 +69,16 @@ class Unload(Action[TierInput, VolumesOutput]):
     Output = VolumesOutput
 
     def start(self, ctx: Context, given: TierInput) -> Answer[VolumesOutput]:
-        tier, site = tier_of(ctx, given.tier), ctx.site("target")
-        on = self._attached(ctx, tier)
-        if on:
+        tier = tier_of(ctx, given.tier)
+        if _attached(ctx, tier):
             for instance in standbys(ctx, tier).values():
                 at_rest(instance)
-        for id_, place in on.items():
-            if place["State"] == "attached":
-                site.call("ec2", "DetachVolume", {"VolumeId": id_, "InstanceId": place["InstanceId"]})
+        taken_off(ctx, tier)
         return visible(self.observe, ctx, given)
-
-    @staticmethod
-    def _attached(ctx: Context, tier: Tier) -> dict[str, Json]:
-        """Restored volumes that are still somewhere: volume id → where."""
-        found = restored_here(ctx, tier).values()
-        return {item["VolumeId"]: item["Attachments"][0] for item in found if item.get("Attachments")}
 
     def observe(self, ctx: Context, given: TierInput) -> Answer[VolumesOutput]:
         tier = tier_of(ctx, given.tier)
-        on = self._attached(ctx, tier)
+        on = _attached(ctx, tier)
         states = {place["State"] for place in on.values()}
         if states == {"attached"}:  # one that was being attached has come to rest, and can be taken off now
             raise StepFailed(FailureClass.TRANSIENT, f"{', '.join(sorted(on))} are still attached")
@@ -82,7 +89,11 @@ class Unload(Action[TierInput, VolumesOutput]):
 
 
 class Reload(Action[TierInput, VolumesOutput]):
-    """Put the volumes that this run took off the standby back where they stood, and unmark them."""
+    """Put the volumes that this run took off the standby back where they stood, and unmark them.
+
+    A restored volume that stands in the way comes off first: a look that was behind may have said that nothing was
+    attached, and then no undo of the attaching went before this.
+    """
 
     name = "standby.reload"
     summary = "put the standby's own volumes back at their devices"
@@ -91,6 +102,7 @@ class Reload(Action[TierInput, VolumesOutput]):
     protects = True
     permissions = (
         "ec2:AttachVolume",
+        "ec2:DetachVolume",
         "ec2:ModifyInstanceAttribute",
         "ec2:CreateTags",
         "ec2:DeleteTags",
@@ -111,6 +123,9 @@ class Reload(Action[TierInput, VolumesOutput]):
         if any(item["State"] == "available" for item, _ in own.values()):
             for instance in standing.values():
                 at_rest(instance)
+            in_the_way = taken_off(ctx, tier)
+            if in_the_way:
+                return Waiting({}, after_s=2.0, note=f"{', '.join(in_the_way)} must come off first")
         kept: dict[str, list[Json]] = {}
         for id_, (volume, place) in own.items():
             if volume["State"] == "available":

@@ -14,7 +14,7 @@ import pytest
 from tests.simulation.play import play
 from tests.simulation.stage import ground
 
-SEEDS = range(7)
+SEEDS = range(30)
 
 
 @pytest.mark.crash
