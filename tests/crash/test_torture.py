@@ -8,7 +8,8 @@ from random import Random
 
 import pytest
 
-from tests.crash.torture import Comparison, Controllers, Ledger, Post, Tally, Torture, begun, tangle
+from tests.crash.torture import Controllers, Ledger, Post, Tally, Torture, begun, tangle
+from tests.crash.torture_proof import Comparison
 
 
 def tortured(
